@@ -1,0 +1,48 @@
+# The same verbs on a laptop and in CI. Every target makes .venv by itself; it is quick when it is there.
+PYTHON ?= python3
+BIN := .venv/bin
+UV_VERSION := 0.13.9
+READY := .venv/.ready
+
+.PHONY: setup demo test check bench clean lock
+
+setup: $(READY)
+
+# The stamp is written last, so an interrupted install is done again, never half used.
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Tidegate needs Python 3.11 or newer; name it with: make $(MAKECMDGOALS) PYTHON=python3.11"; exit 1; }
+	@echo "setting up .venv (once; half a minute to a few, by the network)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	@$(BIN)/uv pip sync --python $(BIN)/python --require-hashes requirements.lock
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: $(READY)
+	@exec $(BIN)/tidegate demo
+
+test: check
+	@$(BIN)/pytest
+
+check: $(READY)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/actionlint
+	@$(BIN)/zizmor --offline --quiet .github
+
+# ONLY=name runs one entry.
+bench: $(READY)
+	@$(BIN)/python -m bench $(if $(ONLY),--only $(ONLY))
+
+lock: $(READY)
+	$(BIN)/uv pip compile --quiet --generate-hashes --no-header --no-emit-index-url --extra dev \
+	  --python-version 3.11 pyproject.toml -o requirements.lock
+
+# Stops what the demo and `tidegate up` started here, then removes what they wrote.
+clean:
+	@for home in .tidegate .tidegate/demo; do \
+	  if [ -x $(BIN)/tidegate ] && [ -d $$home ]; then TIDEGATE_HOME=$$home $(BIN)/tidegate down --quiet || exit 1; fi; \
+	done
+	@rm -rf .tidegate build .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,1 @@
+"""Tidegate: GitOps continuous delivery for machine-learning models."""

@@ -1,0 +1,1 @@
+"""One file for each outside system; adapters never import each other."""

@@ -1,0 +1,282 @@
+"""What the files under envs/ say. `parse_*` is pure; `load` reads a checkout.
+
+Unknown keys are fatal with a did-you-mean; every error names file and line.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from tidegate.core.plan import Plan, Seconds
+from tidegate.core.release import ReleaseRecord, is_release_id
+from tidegate.documents import Lines, convert, read_yaml
+from tidegate.errors import ConfigError
+
+ENVIRONMENTS = ("staging", "canary", "production")
+
+
+class _Spec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """Base: immutable, camelCase on paper, unknown keys refused."""
+
+
+class RouterSpec(_Spec, frozen=True):
+    """`port` is where the plane answers; `auto` is a free one, chosen once for each home."""
+
+    adapter: str = "envoy"
+    port: int | Literal["auto"] = "auto"
+
+
+class WorkloadsSpec(_Spec, frozen=True):
+    """How releases run; `replicas` processes a release."""
+
+    adapter: str = "supervisor"
+    replicas: int = 1
+
+
+class AgentSpec(_Spec, frozen=True):
+    """`interval` between two looks at the plane, `poll` between two looks at the remote."""
+
+    interval: Seconds = Seconds(1)
+    poll: Seconds = Seconds(2)
+    lease: Seconds = Seconds(15)
+
+
+class RepositorySpec(_Spec, frozen=True):
+    """The remote and branch that say what should run."""
+
+    remote: str = "origin"
+    branch: str = "main"
+
+
+class ForgeSpec(_Spec, frozen=True):
+    """Where pull requests live: `local`, or `github` with `repository: owner/name`."""
+
+    adapter: str = "local"
+    repository: str = ""
+    api: str = "https://api.github.com"
+
+
+class StoresSpec(_Spec, frozen=True):
+    """Addresses of what runs, agents and laptops share; `{home}` is TIDEGATE_HOME."""
+
+    state: str = "sqlite:///{home}/state.db"
+    registry: str = "sqlite:///{home}/mlflow/mlflow.db"
+    dvc: str = "{home}/dvc"
+    bentos: str = "{home}/bentoml"
+
+
+class Platform(_Spec, frozen=True):
+    """Where an environment runs: envs/platform.yaml, then envs/<env>/platform.yaml over it."""
+
+    plane: str = ""
+    router: RouterSpec = RouterSpec()
+    workloads: WorkloadsSpec = WorkloadsSpec()
+    agent: AgentSpec = AgentSpec()
+    repository: RepositorySpec = RepositorySpec()
+    forge: ForgeSpec = ForgeSpec()
+    stores: StoresSpec = StoresSpec()
+
+
+class Rejection(_Spec, frozen=True):
+    """A release that failed a rollout, with its evidence; refused if promoted again."""
+
+    release: str
+    model: str
+    environment: str
+    at: str  # ISO 8601, UTC
+    verdict: str
+    reason: str
+    observed: str = ""
+    limit: str = ""
+    findings: tuple[Mapping[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class Environment:
+    """One folder of envs/: which releases it wants, how they get there, and where it runs."""
+
+    name: str
+    releases: Mapping[str, str]
+    platform: Platform
+    default_plan: Plan = Plan()
+    plans: Mapping[str, Plan] = field(default_factory=dict)
+
+    def plan(self, model: str) -> Plan:
+        """Return the model's rollout plan: the defaults with its overrides."""
+        return self.plans.get(model, self.default_plan)
+
+
+@dataclass(frozen=True)
+class Desired:
+    """All that Git says at one commit."""
+
+    commit: str
+    environments: Mapping[str, Environment]
+    records: Mapping[str, ReleaseRecord] = field(default_factory=dict)  # by release id
+    rejections: Mapping[str, Rejection] = field(default_factory=dict)  # by release id
+
+    def wanted(self, environment: str, model: str) -> str | None:
+        """Return the release that an environment wants of a model."""
+        found = self.environments.get(environment)
+        return found.releases.get(model) if found else None
+
+    def models(self) -> tuple[str, ...]:
+        """Return every model that an environment names, sorted."""
+        return tuple(sorted({m for env in self.environments.values() for m in env.releases}))
+
+
+def _document(files: Mapping[str, str], path: str) -> tuple[dict[str, Any], Lines]:
+    if path not in files:
+        raise ConfigError("is missing", "Restore it from Git.", where=path)
+    value, lines = read_yaml(files[path], path)
+    if value is None:
+        value = {}
+    if not isinstance(value, dict):
+        raise ConfigError("must be a mapping (key: value)", "Compare it with the README.", where=f"{path}:1")
+    return value, lines
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay one mapping over another, mapping by mapping; lists and scalars are replaced whole."""
+    result = dict(base)
+    for key, value in over.items():
+        old = result.get(key)
+        result[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return result
+
+
+class _ReleaseFile(_Spec, frozen=True):
+    models: dict[str, str] = {}
+
+
+class _RolloutFile(_Spec, frozen=True):
+    defaults: dict[str, Any] = {}
+    models: dict[str, dict[str, Any]] = {}
+
+
+def parse_release_file(text: str, path: str) -> dict[str, str]:
+    """Parse a release.yaml into model → release id."""
+    value, lines = _document({path: text}, path)
+    models = convert(value, _ReleaseFile, where=path, lines=lines).models
+    for model, release in models.items():
+        if not is_release_id(release):
+            line = lines.get(f"$.models.{model}", 1)
+            raise ConfigError(
+                f"`{release}` is not a release id (12 hex digits; quote it if it has digits only)",
+                "Take the id from envs/releases/.",
+                where=f"{path}:{line}",
+            )
+    return models
+
+
+def parse_platform(files: Mapping[str, str], environment: str) -> Platform:
+    """Parse envs/platform.yaml with envs/<environment>/platform.yaml over it."""
+    own = f"envs/{environment}/platform.yaml"
+    value, lines = _document(files, own)
+    convert(value, Platform, where=own, lines=lines)
+    shared, shared_lines = (
+        _document(files, "envs/platform.yaml") if "envs/platform.yaml" in files else ({}, {})
+    )
+    convert(shared, Platform, where="envs/platform.yaml", lines=shared_lines)
+    return convert(merge({"plane": environment, **shared}, value), Platform, where=own, lines=lines)
+
+
+def parse_rollout(text: str, path: str) -> tuple[Plan, dict[str, Plan]]:
+    """Parse a rollout.yaml into its default plan and the plans of models that override it."""
+    value, lines = _document({path: text}, path)
+    spec = convert(value, _RolloutFile, where=path, lines=lines)
+    default = convert(spec.defaults, Plan, where=path, lines=lines, at="$.defaults")
+    plans = {}
+    for model, over in spec.models.items():
+        at = f"$.models.{model}"
+        plans[model] = convert(merge(spec.defaults, over), Plan, where=path, lines=lines, at=at)
+    return default, plans
+
+
+def parse_record(text: str, path: str) -> ReleaseRecord:
+    """Parse a release record; its content must have the id that its file name says."""
+    value, lines = _document({path: text}, path)
+    record = convert(value, ReleaseRecord, where=path, lines=lines)
+    stem = path.rsplit("/", 1)[-1].removesuffix(".yaml")
+    if record.id != stem:
+        raise ConfigError(
+            f"its content has the id {record.id}, not the one in its name",
+            "Records are immutable: restore the file from Git.",
+            where=path,
+        )
+    return record
+
+
+def parse_desired(commit: str, files: Mapping[str, str]) -> Desired:
+    """Parse everything under envs/ at one commit; raises ConfigError for the first thing wrong."""
+    environments = {}
+    for name in ENVIRONMENTS:
+        default, plans = parse_rollout(
+            files.get(f"envs/{name}/rollout.yaml", ""), f"envs/{name}/rollout.yaml"
+        )
+        path = f"envs/{name}/release.yaml"
+        if path not in files:
+            raise ConfigError("is missing", "Restore it from Git.", where=path)
+        environments[name] = Environment(
+            name, parse_release_file(files[path], path), parse_platform(files, name), default, plans
+        )
+    records: dict[str, ReleaseRecord] = {}
+    rejections: dict[str, Rejection] = {}
+    for path, text in sorted(files.items()):
+        if not path.startswith("envs/releases/") or not path.endswith(".yaml"):
+            continue
+        if path.endswith(".rejected.yaml"):
+            value, lines = _document(files, path)
+            rejection = convert(value, Rejection, where=path, lines=lines)
+            rejections[rejection.release] = rejection
+        else:
+            record = parse_record(text, path)
+            records[record.id] = record
+    return Desired(commit, environments, records, rejections)
+
+
+def read_envs(root: Path) -> dict[str, str]:
+    """Read every YAML file under envs/ of a checkout."""
+    folder = root / "envs"
+    return {
+        path.relative_to(root).as_posix(): path.read_text()
+        for path in sorted(folder.rglob("*.yaml"))
+        if path.is_file()
+    }
+
+
+def load(root: Path) -> Desired:
+    """Read and parse a checkout's envs/."""
+    return parse_desired("", read_envs(root))
+
+
+@dataclass(frozen=True)
+class Home:
+    """The one folder of state, logs and stores; path arithmetic only, nothing is created here."""
+
+    root: Path
+
+    @classmethod
+    def find(cls, checkout: Path) -> Home:
+        """Return TIDEGATE_HOME, or `.tidegate` in the checkout."""
+        named = os.environ.get("TIDEGATE_HOME")
+        return cls((Path(named) if named else checkout / ".tidegate").absolute())
+
+    def address(self, template: str) -> str:
+        """Fill `{home}` in a store's address."""
+        return template.replace("{home}", str(self.root))
+
+    def plane(self, name: str) -> Path:
+        """Return the folder of one plane: router files, supervisor's files, logs, ports."""
+        return self.root / "planes" / name
+
+    @property
+    def logs(self) -> Path:
+        """Where logs go."""
+        return self.root / "logs"

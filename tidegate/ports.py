@@ -1,0 +1,243 @@
+"""The small protocols behind which every outside system stands, and the values they speak in.
+
+Each has a fake in `tidegate.testing`, held to the same contract suite (`tests/contract`) as the real
+adapters. Methods raise only errors of `tidegate.errors`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Protocol
+
+from tidegate.core.release import ReleaseRecord
+
+
+# ---------------------------------------------------------------- values
+@dataclass(frozen=True)
+class Route:
+    """How one model's requests are split.
+
+    `endpoints`: release → its replicas as `host:port`; `weights`: release → percent. The weights sum
+    to 100, or there are none: then the router answers 503. A release may have endpoints and weight 0
+    (warm, not served); one with a weight above 0 must have endpoints.
+    """
+
+    weights: Mapping[str, int] = field(default_factory=dict)
+    endpoints: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+RouteTable = Mapping[str, Route]  # model → route
+
+
+@dataclass(frozen=True)
+class Counters:
+    """What the router counted for one release since it started, each request once, after retries.
+
+    `errors` are requests that ended in a 5xx. `latency` maps a bucket's upper bound in milliseconds
+    to the number of requests at or below it (cumulative, ascending, `inf` last).
+    """
+
+    requests: int
+    errors: int
+    latency: tuple[tuple[float, int], ...] = ()
+    active: int = 0  # requests in flight now
+
+
+class ReplicaState(StrEnum):
+    """Where a workload's replica is; READY only when its readiness probe says so."""
+
+    STARTING = "STARTING"
+    READY = "READY"
+    FAILED = "FAILED"
+
+
+@dataclass(frozen=True)
+class Replica:
+    """One process (or pod) of a release."""
+
+    endpoint: str  # host:port
+    state: ReplicaState
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A release as it runs: all of its replicas."""
+
+    model: str
+    release: str
+    replicas: tuple[Replica, ...]
+
+    @property
+    def ready(self) -> bool:
+        """True when every replica is ready (and there is one)."""
+        return bool(self.replicas) and all(r.state is ReplicaState.READY for r in self.replicas)
+
+    @property
+    def endpoints(self) -> tuple[str, ...]:
+        """All replicas' addresses; the router's own health checks and retries skip a dead one."""
+        return tuple(r.endpoint for r in self.replicas)
+
+
+@dataclass(frozen=True)
+class Change:
+    """Files to write in one commit on top of `parent`, with a message whose trailers say why.
+
+    A value of `None` deletes the file.
+    """
+
+    parent: str
+    files: Mapping[str, str | None]
+    subject: str
+    body: str = ""
+    trailers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Pull:
+    """A pull request. `state` is `open`, `merged` or `closed`."""
+
+    number: int
+    branch: str
+    title: str
+    body: str
+    author: str
+    state: str
+    head: str  # commit
+    url: str = ""
+    merged_by: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something worth telling a person: kept in the state store, handed to notifiers."""
+
+    at: float  # seconds since the epoch
+    plane: str
+    model: str
+    release: str
+    kind: str  # e.g. weight, verified, breach, rolled-back, problem
+    text: str
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+
+# ---------------------------------------------------------------- ports
+class Router(Protocol):
+    """Splits requests among releases."""
+
+    def apply(self, table: RouteTable) -> None:
+        """Make the router serve `table`, and return only when it reports that it does.
+
+        Writes nothing when it does already. Raises Unreachable when the router does not confirm.
+        """
+
+    def read(self) -> RouteTable:
+        """Return what the router itself reports that it serves (never what was last written)."""
+
+
+class Metrics(Protocol):
+    """Counts of what the router has seen."""
+
+    def read(self) -> Mapping[tuple[str, str], Counters]:
+        """Return counters by (model, release). Raises Unreachable; NoData when none is counted."""
+
+
+class Workloads(Protocol):
+    """Runs releases."""
+
+    def start(self, record: ReleaseRecord, replicas: int) -> None:
+        """Start a release, or do nothing if it runs. Raises ReleaseNotFound when its Bento is not here."""
+
+    def stop(self, model: str, release: str) -> None:
+        """Stop a release's processes and wait until they are gone; do nothing if there are none."""
+
+    def list(self) -> Sequence[Workload]:
+        """Return every release that was started and not stopped, with its replicas' probed state."""
+
+    def warm(self, model: str, release: str) -> None:
+        """Send warm-up requests straight to each replica, so that none of them is counted."""
+
+
+class Registry(Protocol):
+    """Numbers model versions."""
+
+    def register(self, model: str, folder: Path, tags: Mapping[str, str]) -> int:
+        """Register a folder of files as a version; the same `tags['digest']` gives the same number."""
+
+    def aliases(self, model: str) -> Mapping[str, int]:
+        """Return alias → version; empty when the model is unknown."""
+
+    def set_alias(self, model: str, alias: str, version: int | None) -> None:
+        """Point an alias at a version, or remove it with None."""
+
+    def fetch(self, model: str, version: int, destination: Path) -> Path:
+        """Copy a version's files to a folder and return it."""
+
+
+class Repository(Protocol):
+    """A branch of a Git remote, as the agent sees it."""
+
+    def fetch(self) -> str:
+        """Return the branch's newest commit on the remote. Raises Unreachable."""
+
+    def files(self, commit: str) -> Mapping[str, str]:
+        """Return path → text of every file under envs/ at a commit."""
+
+    def commit(self, change: Change) -> str:
+        """Commit and push; returns the commit. Raises Conflict when the remote moved past `parent`."""
+
+    def publish(self, name: str, document: Mapping[str, Any]) -> None:
+        """Push a small JSON document under refs/tidegate/<name>, replacing the one before."""
+
+
+class StateStore(Protocol):
+    """What the agent must not forget. Everything in one `save` is stored, or nothing is."""
+
+    def acquire(self, plane: str, holder: str, now: float, ttl: float) -> int:
+        """Take or renew a plane's lease; returns its fencing number. Raises LeaseLost if held by another."""
+
+    def load(self, plane: str) -> Mapping[str, Any]:
+        """Return the plane's documents, key → JSON value."""
+
+    def save(self, plane: str, documents: Mapping[str, Any], events: Sequence[Event], fence: int) -> None:
+        """Replace the named documents (None deletes one) and append events. LeaseLost if `fence` is old."""
+
+    def events(self, plane: str, limit: int = 100) -> Sequence[Event]:
+        """Return the newest events, oldest first."""
+
+
+class Forge(Protocol):
+    """Where pull requests live."""
+
+    def open(self, branch: str, title: str, body: str, author: str) -> Pull:
+        """Open a pull request of a pushed branch into main, or update the open one of that branch."""
+
+    def list(self) -> Sequence[Pull]:
+        """Return all pull requests, newest first."""
+
+    def comment(self, number: int, marker: str, body: str) -> None:
+        """Write a comment, or replace the one that carries the same marker."""
+
+    def merge(self, number: int, approver: str, reason: str) -> str:
+        """Merge and return the merge commit. Raises Refused when the author approves, Conflict if stale."""
+
+
+class Notifier(Protocol):
+    """Tells people."""
+
+    def notify(self, event: Event) -> None:
+        """Deliver one event; a failure to deliver must not raise."""
+
+
+class Clock(Protocol):
+    """Time, so that a test can hold it."""
+
+    def now(self) -> float:
+        """Seconds since the epoch."""
+
+    def sleep(self, seconds: float) -> None:
+        """Wait."""

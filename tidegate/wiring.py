@@ -1,0 +1,136 @@
+"""platform.yaml → adapters. An unknown name raises; only commands and scripts call this.
+
+Adapters are imported when they are asked for: `tidegate --help` and `status` must not pay for
+MLflow, BentoML or Evidently.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+from tidegate import config, ports
+from tidegate.errors import ConfigError
+
+T = TypeVar("T")
+
+
+def find_checkout(start: Path | None = None) -> Path:
+    """Return the nearest folder upwards that holds envs/; raises ConfigError when there is none."""
+    here = (start or Path.cwd()).absolute()
+    for folder in (here, *here.parents):
+        if (folder / "envs").is_dir():
+            return folder
+    raise ConfigError(f"no envs/ in {here} or above it", "Go to a clone of your repository.")
+
+
+def home(checkout: Path) -> config.Home:
+    """Return the home of this checkout."""
+    return config.Home.find(checkout)
+
+
+def platform(checkout: Path, environment: str) -> config.Platform:
+    """Return the platform of an environment, as the checkout's files say."""
+    return config.parse_platform(config.read_envs(checkout), environment)
+
+
+def sockets(where: config.Home) -> Path:
+    """Return the folder of a home's unix sockets: short, since a socket's path holds 107 bytes."""
+    base = os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()
+    name = hashlib.sha256(str(where.root).encode()).hexdigest()[:12]
+    return Path(base) / f"tidegate-{os.getuid()}-{name}"
+
+
+def _choose(kind: str, name: str, known: Mapping[str, Callable[[], T]]) -> T:
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f"Did you mean `{close[0]}`?" if close else f"Known: {', '.join(sorted(known))}."
+        raise ConfigError(f"no {kind} adapter is called `{name}`", f"{hint} Set it in platform.yaml.")
+    return known[name]()
+
+
+def router(spec: config.Platform, where: config.Home) -> ports.Router:
+    """Return the router of a plane."""
+
+    def envoy() -> ports.Router:
+        from tidegate.adapters.envoy import EnvoyRouter
+
+        return EnvoyRouter(where.plane(spec.plane) / "envoy", sockets(where) / f"{spec.plane}.envoy")
+
+    return _choose("router", spec.router.adapter, {"envoy": envoy})
+
+
+def metrics(spec: config.Platform, where: config.Home) -> ports.Metrics:
+    """Return what counts a plane's requests."""
+
+    def envoy() -> ports.Metrics:
+        from tidegate.adapters.envoy import EnvoyMetrics
+
+        return EnvoyMetrics(sockets(where) / f"{spec.plane}.envoy")
+
+    return _choose("router", spec.router.adapter, {"envoy": envoy})
+
+
+def workloads(spec: config.Platform, where: config.Home) -> ports.Workloads:
+    """Return what runs a plane's releases."""
+
+    def supervisor() -> ports.Workloads:
+        from tidegate.adapters.supervisor import SupervisorWorkloads
+
+        return SupervisorWorkloads(
+            where.plane(spec.plane),
+            sockets(where) / f"{spec.plane}.supervisor",
+            Path(where.address(spec.stores.bentos)),
+        )
+
+    return _choose("workloads", spec.workloads.adapter, {"supervisor": supervisor})
+
+
+def registry(spec: config.Platform, where: config.Home) -> ports.Registry:
+    """Return the model registry."""
+    from tidegate.adapters.mlflow import MlflowRegistry
+
+    return MlflowRegistry(where.address(spec.stores.registry))
+
+
+def state(spec: config.Platform, where: config.Home) -> ports.StateStore:
+    """Return the store of the agent's state."""
+
+    def sqlite() -> ports.StateStore:
+        from tidegate.adapters.sqlite import SqliteState
+
+        address = where.address(spec.stores.state)
+        return SqliteState(Path(address.removeprefix("sqlite:///")))
+
+    scheme = spec.stores.state.split(":", 1)[0]
+    return _choose("state", scheme, {"sqlite": sqlite})
+
+
+def repository(spec: config.Platform, where: config.Home, checkout: Path) -> ports.Repository:
+    """Return the agent's view of the remote that `checkout` calls `repository.remote`."""
+    from tidegate.adapters.git import GitRepository, remote_url
+
+    url = remote_url(checkout, spec.repository.remote)
+    return GitRepository(url, spec.repository.branch, where.plane(spec.plane) / "repository.git")
+
+
+def forge(spec: config.Platform, checkout: Path) -> ports.Forge:
+    """Return where pull requests live."""
+
+    def local() -> ports.Forge:
+        from tidegate.adapters.git import remote_url
+        from tidegate.adapters.local_forge import LocalForge
+
+        return LocalForge(Path(remote_url(checkout, spec.repository.remote)))
+
+    def github() -> ports.Forge:
+        from tidegate.adapters.github import GitHubForge
+
+        return GitHubForge(spec.forge.api, spec.forge.repository, os.environ.get("GITHUB_TOKEN", ""))
+
+    return _choose("forge", spec.forge.adapter, {"local": local, "github": github})
