@@ -125,6 +125,16 @@ class Event:
     data: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Request:
+    """What an operator asks of a plane's agent; `kind` is a verb such as `rollback`."""
+
+    id: int
+    plane: str
+    kind: str
+    payload: Mapping[str, Any] = field(default_factory=dict)
+
+
 # ---------------------------------------------------------------- ports
 class Router(Protocol):
     """Splits requests among releases."""
@@ -208,6 +218,22 @@ class StateStore(Protocol):
 
     def events(self, plane: str, limit: int = 100) -> Sequence[Event]:
         """Return the newest events, oldest first."""
+
+
+class Inbox(Protocol):
+    """Where operators on the plane's machine leave requests for its agent, and find the answers."""
+
+    def send(self, plane: str, kind: str, payload: Mapping[str, Any]) -> int:
+        """Queue a request (payload: JSON) and return its id."""
+
+    def pending(self, plane: str) -> Sequence[Request]:
+        """Return the plane's requests without an answer, oldest first."""
+
+    def done(self, plane: str, request: int, result: Mapping[str, Any]) -> None:
+        """Answer a request (result: JSON); a second answer changes nothing. Refused if unknown."""
+
+    def result(self, request: int) -> Mapping[str, Any] | None:
+        """Return a request's answer, or None while there is none."""
 
 
 class Forge(Protocol):

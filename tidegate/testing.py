@@ -2,13 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from tidegate.core.release import ReleaseRecord
 from tidegate.core.xds import LATENCY_BOUNDS_MS, fault
-from tidegate.errors import NoData, Refused, ReleaseNotFound, Unreachable
-from tidegate.ports import Counters, Replica, ReplicaState, Route, RouteTable, Workload
+from tidegate.errors import Conflict, LeaseLost, NoData, Refused, ReleaseNotFound, Unreachable
+from tidegate.ports import (
+    Change,
+    Counters,
+    Event,
+    Replica,
+    ReplicaState,
+    Request,
+    Route,
+    RouteTable,
+    Workload,
+)
+
+
+# ---------------------------------------------------------------- going wrong on purpose
+class Crashed(BaseException):
+    """Stands for `kill -9`: no handler of the package may catch it."""
+
+
+class Crashes:
+    """Numbers, in one row, the changes that the fakes it watches make, and kills after one of them.
+
+    `at` is the change, from 1, right after whose effect Crashed is raised; None never crashes, and
+    `names` then says which points there are. It fires once: the same fakes serve the restarted caller.
+    """
+
+    def __init__(self, at: int | None = None) -> None:
+        self.at = at
+        self.names: list[str] = []
+
+    def watch(self, *fakes: _Faults) -> Crashes:
+        """Count these fakes' changes here from now on; returns itself."""
+        for fake in fakes:
+            fake.crashes = self
+        return self
+
+    def changed(self, name: str) -> None:
+        """Note a change that took effect, and die if it is the one."""
+        self.names.append(name)
+        if len(self.names) == self.at:
+            raise Crashed(f"after change {self.at}: {name}")
 
 
 # ---------------------------------------------------------------- planes: router, metrics, workloads
@@ -17,6 +59,7 @@ class _Faults:
 
     def __init__(self) -> None:
         self.calls: list[str] = []  # every method called, in order
+        self.crashes = Crashes()
         self._planned: list[tuple[str | None, Exception, bool]] = []
 
     def fail_next(self, error: Exception, method: str | None = None, *, after: bool = False) -> None:
@@ -30,6 +73,8 @@ class _Faults:
             if planned[0] in (None, method) and planned[2] is after:
                 self._planned.remove(planned)
                 raise planned[1]
+        if after:
+            self.crashes.changed(f"{type(self).__name__}.{method}")
 
 
 class FakeRouter(_Faults):
@@ -146,3 +191,241 @@ class FakeWorkloads(_Faults):
         if found is None or not found.ready:
             raise Unreachable(f"{model} {release} is not ready", "Wait until its replicas are.")
         self.warmed.append((model, release))
+
+
+# ---------------------------------------------------------------- repository
+@dataclass(frozen=True)
+class FakeCommit:
+    """One commit: all files of the tree, and the change that made it (None when a person pushed)."""
+
+    id: str
+    parent: str
+    files: Mapping[str, str]
+    change: Change
+
+
+class FakeRepository(_Faults):
+    """A branch in memory: `head`, `commits` by id, `published` by name; `push` is a person's commit."""
+
+    def __init__(self, files: Mapping[str, str] | None = None) -> None:
+        super().__init__()
+        self.commits: dict[str, FakeCommit] = {}
+        self.published: dict[str, Mapping[str, Any]] = {}
+        self.publications = 0
+        self.reachable = True
+        self.head = ""
+        self.push(files or {}, "Start")
+
+    @property
+    def log(self) -> list[FakeCommit]:
+        """The branch's commits, newest first."""
+        found = []
+        at = self.head
+        while at:
+            found.append(self.commits[at])
+            at = self.commits[at].parent
+        return found
+
+    def push(self, files: Mapping[str, str | None], subject: str = "Edit by hand") -> str:
+        """Commit on the remote's head as a person would; None deletes a file. No fault applies."""
+        return self._store(Change(parent=self.head, files=files, subject=subject))
+
+    def text(self, path: str) -> str | None:
+        """Return a file at the head, or None."""
+        return self.commits[self.head].files.get(path)
+
+    def _store(self, change: Change) -> str:
+        parent = self.commits.get(change.parent)
+        files = dict(parent.files) if parent else {}
+        for path, text in change.files.items():
+            if text is None:
+                files.pop(path, None)
+            else:
+                files[path] = text
+        content = json.dumps([change.parent, files, change.subject, change.body, dict(change.trailers)])
+        commit = hashlib.sha1(content.encode(), usedforsecurity=False).hexdigest()
+        self.commits[commit] = FakeCommit(commit, change.parent, files, change)
+        self.head = commit
+        return commit
+
+    def _reach(self, method: str) -> None:
+        self._called(method)
+        if not self.reachable:
+            raise Unreachable("the remote does not answer", "It is tried again.")
+
+    def fetch(self) -> str:
+        """Return the head."""
+        self._reach("fetch")
+        return self.head
+
+    def files(self, commit: str) -> Mapping[str, str]:
+        """Return the files under envs/ at a commit."""
+        self._called("files")
+        if commit not in self.commits:
+            raise Conflict(f"commit {commit[:12]} is not on the remote", "Fetch, then decide again.")
+        found = self.commits[commit].files
+        return {path: text for path, text in found.items() if path.startswith("envs/")}
+
+    def commit(self, change: Change) -> str:
+        """Commit on the head; Conflict when it is not `change.parent`."""
+        self._reach("commit")
+        if change.parent != self.head:
+            raise Conflict(
+                f"the branch moved past {change.parent[:12]} to {self.head[:12]}",
+                "Fetch, then decide again.",
+            )
+        self._store(change)
+        self._called("commit", after=True)
+        return self.head
+
+    def publish(self, name: str, document: Mapping[str, Any]) -> None:
+        """Replace the published document; the same one again counts as nothing."""
+        self._reach("publish")
+        copy = json.loads(json.dumps(document))
+        if self.published.get(name) == copy:
+            return
+        self.published[name] = copy
+        self.publications += 1
+        self._called("publish", after=True)
+
+
+# ---------------------------------------------------------------- state
+@dataclass(frozen=True)
+class FakeLease:
+    """Who holds a plane, with which fencing number, until when."""
+
+    holder: str
+    fence: int
+    expires: float
+
+
+class FakeState(_Faults):
+    """A state store in memory: `planes` (documents by key), `leases`, `log` (all events)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.planes: dict[str, dict[str, Any]] = {}
+        self.leases: dict[str, FakeLease] = {}
+        self.log: list[Event] = []
+        self.saves = 0
+
+    def acquire(self, plane: str, holder: str, now: float, ttl: float) -> int:
+        """Take or renew the lease; a renewal keeps the fencing number."""
+        self._called("acquire")
+        held = self.leases.get(plane)
+        if held and held.holder != holder and held.expires > now:
+            raise LeaseLost(
+                f"plane {plane} is held by {held.holder} for {held.expires - now:.0f} s more",
+                "Stop that agent, or wait until its lease ends.",
+            )
+        fence = held.fence if held and held.holder == holder else (held.fence if held else 0) + 1
+        self.leases[plane] = FakeLease(holder, fence, now + ttl)
+        return fence
+
+    def load(self, plane: str) -> Mapping[str, Any]:
+        """Return a copy of the plane's documents."""
+        self._called("load")
+        copy: dict[str, Any] = json.loads(json.dumps(self.planes.get(plane, {})))
+        return copy
+
+    def save(self, plane: str, documents: Mapping[str, Any], events: Sequence[Event], fence: int) -> None:
+        """Replace documents and append events at once; they must be JSON."""
+        self._called("save")
+        held = self.leases.get(plane)
+        if held is None or held.fence != fence:
+            raise LeaseLost(
+                f"plane {plane} was taken over by {held.holder if held else 'nobody yet'}",
+                "Stop this agent; the other one goes on.",
+            )
+        fresh = json.loads(json.dumps(dict(documents)))
+        kept = {**self.planes.get(plane, {}), **fresh}
+        self.planes[plane] = {key: value for key, value in kept.items() if value is not None}
+        self.log.extend(events)
+        self.saves += 1
+        self._called("save", after=True)
+
+    def events(self, plane: str, limit: int = 100) -> Sequence[Event]:
+        """Return the plane's newest events, oldest first."""
+        self._called("events")
+        found = [event for event in self.log if event.plane == plane]
+        return found[-limit:] if limit > 0 else []
+
+
+class FakeInbox(_Faults):
+    """Operators' requests in memory: `requests` in order, `results` by id."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.requests: list[Request] = []
+        self.results: dict[int, Mapping[str, Any]] = {}
+
+    def send(self, plane: str, kind: str, payload: Mapping[str, Any]) -> int:
+        """Queue a request."""
+        self._called("send")
+        request = Request(len(self.requests) + 1, plane, kind, json.loads(json.dumps(payload)))
+        self.requests.append(request)
+        self._called("send", after=True)
+        return request.id
+
+    def pending(self, plane: str) -> Sequence[Request]:
+        """Return the plane's unanswered requests, oldest first."""
+        self._called("pending")
+        return [r for r in self.requests if r.plane == plane and r.id not in self.results]
+
+    def done(self, plane: str, request: int, result: Mapping[str, Any]) -> None:
+        """Answer a request once; a second answer changes nothing."""
+        self._called("done")
+        if not any(r.id == request and r.plane == plane for r in self.requests):
+            raise Refused(f"plane {plane} has no request {request}", "List them with pending().")
+        copy = json.loads(json.dumps(dict(result)))
+        self.results.setdefault(request, copy)
+        self._called("done", after=True)
+
+    def result(self, request: int) -> Mapping[str, Any] | None:
+        """Return a request's answer, or None while there is none."""
+        self._called("result")
+        return self.results.get(request)
+
+
+# ---------------------------------------------------------------- clock and notifier
+class FakeClock:
+    """A clock that moves only when told, or when somebody sleeps; `during` is called in each sleep."""
+
+    def __init__(self, start: float = 1_800_000_000.0) -> None:
+        self.time = start
+        self.sleeps: list[float] = []
+        self.during: Callable[[float], None] | None = None
+
+    def now(self) -> float:
+        """Return the time that was set."""
+        return self.time
+
+    def sleep(self, seconds: float) -> None:
+        """Move the time on at once."""
+        self.sleeps.append(seconds)
+        self.time += max(0.0, seconds)
+        if self.during is not None:
+            self.during(self.time)
+
+    def advance(self, seconds: float) -> None:
+        """Move the time on without a sleep."""
+        self.time += seconds
+
+
+class FakeNotifier(_Faults):
+    """Keeps `events`; a planned failure loses the event (`lost`) and, as promised, raises nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.events: list[Event] = []
+        self.lost: list[Event] = []
+
+    def notify(self, event: Event) -> None:
+        """Keep one event."""
+        try:
+            self._called("notify")
+        except Exception:
+            self.lost.append(event)
+            return
+        self.events.append(event)
+        self._called("notify", after=True)
