@@ -1,0 +1,173 @@
+"""Thresholds + results → findings: every comparison that a gate makes.
+
+A number that is missing or not finite is ERROR, whatever the limit; so is a limit of that kind. No
+function here returns PASS without having compared two numbers, except `fact`, which compares nothing
+and says so.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+from tidegate.core.verdict import Finding, Verdict
+
+Number = float | int | None
+
+
+def show(value: float) -> str:
+    """Return a number as a person reads it: whole ones in full, others with four digits."""
+    return f"{value:,.0f}" if float(value).is_integer() and abs(value) < 1e15 else f"{value:.4g}"
+
+
+def error(name: str, reason: str) -> Finding:
+    """Return the finding that says why nobody could look."""
+    return Finding(name, Verdict.ERROR, None, None, reason)
+
+
+def fact(name: str, reason: str, observed: float | str | None = None) -> Finding:
+    """Return something the reader must know that is no comparison; it neither passes nor fails a gate."""
+    return Finding(name, Verdict.PASS, observed, None, reason)
+
+
+def at_most(name: str, observed: Number, limit: Number, unit: str = "") -> Finding:
+    """PASS when observed ≤ limit, FAIL when above it; both in `unit`."""
+    return _bound(name, observed, limit, unit, "<=", ">")
+
+
+def at_least(name: str, observed: Number, limit: Number, unit: str = "") -> Finding:
+    """PASS when observed ≥ limit, FAIL when below it; both in `unit`."""
+    return _bound(name, observed, limit, unit, ">=", "<")
+
+
+def within(name: str, observed: Number, low: Number, high: Number, unit: str = "") -> Finding:
+    """PASS when low ≤ observed ≤ high, else FAIL; all in `unit`."""
+    missing = _missing(name, observed, low) or _missing(name, observed, high)
+    if missing or observed is None or low is None or high is None:
+        return missing or error(name, "no number")
+    limit = f"{show(low)} to {show(high)}{_gap(unit)}"
+    inside = low <= observed <= high
+    text = f"{name} {show(observed)}{_gap(unit)} is {'' if inside else 'not '}within {limit}"
+    return Finding(name, Verdict.PASS if inside else Verdict.FAIL, float(observed), limit, text)
+
+
+def enough(name: str, observed: Number, minimum: Number, unit: str = "") -> Finding:
+    """PASS when a sample is large enough to decide on, INCONCLUSIVE when not, ERROR when it is empty."""
+    found = at_least(name, observed, minimum, unit)
+    if observed == 0:
+        return Finding(name, Verdict.ERROR, 0.0, found.limit, f"{name} 0{_gap(unit)}: nothing to look at")
+    if found.verdict is Verdict.FAIL:
+        return Finding(name, Verdict.INCONCLUSIVE, found.observed, found.limit, found.reason)
+    return found
+
+
+def hold_back(sample: Finding, findings: Iterable[Finding]) -> list[Finding]:
+    """Return the sample's finding and the others, which decide nothing unless the sample is enough."""
+    if sample.verdict is Verdict.PASS:
+        return [sample, *findings]
+    return [sample, *(_undecided(f, sample) for f in findings)]
+
+
+def not_worse_than(
+    name: str,
+    candidate: Number,
+    baseline: Number,
+    margin: Number,
+    *,
+    higher_is_better: bool,
+    interval: tuple[float, float] | None = None,
+) -> Finding:
+    """Compare a candidate with what runs now: is it worse by more than `margin`?
+
+    `interval` bounds candidate − baseline. PASS when even its worse end stays within the margin, FAIL
+    when even its better end is beyond it, INCONCLUSIVE between; without an interval the plain
+    difference decides. All in the metric's own unit.
+    """
+    missing = _missing(name, candidate, margin) or _missing(name, baseline, margin)
+    if missing or candidate is None or baseline is None or margin is None:
+        return missing or error(name, "no number")
+    low, high = interval or (candidate - baseline, candidate - baseline)
+    if not (math.isfinite(low) and math.isfinite(high) and low <= high):
+        return error(name, f"{name}: the difference has no usable interval ({low} to {high})")
+    least_worse, most_worse = (-high, -low) if higher_is_better else (low, high)
+    verdict = Verdict.INCONCLUSIVE
+    if most_worse <= margin:
+        verdict = Verdict.PASS
+    elif least_worse > margin:
+        verdict = Verdict.FAIL
+    says = {
+        Verdict.PASS: "not worse by more than",
+        Verdict.FAIL: "worse by more than",
+        Verdict.INCONCLUSIVE: "may be worse by more than",
+    }[verdict]
+    text = (
+        f"{name} {show(candidate)} against production's {show(baseline)}: difference "
+        f"{candidate - baseline:+.4g} ({low:+.4g} to {high:+.4g}), {says} {show(margin)}"
+    )
+    return Finding(name, verdict, float(candidate), float(baseline), text)
+
+
+def none_of(name: str, failing: Number, total: Number, what: str) -> Finding:
+    """PASS when none of `total` things failed; `what` says which things. Zero things are ERROR."""
+    if not total:
+        return error(name, f"{name}: there were no {what} to look at")
+    found = at_most(name, failing, 0)
+    if found.observed is None:
+        return found
+    reason = f"{name}: {show(found.observed)} of {show(total)} {what} failed, limit 0"  # type: ignore[arg-type]
+    return Finding(name, found.verdict, found.observed, 0.0, reason)
+
+
+def expected(name: str, observed: Sequence[str], wanted: Sequence[str], what: str) -> Finding:
+    """PASS when the two sets of names are equal; the reason lists what is missing and what is extra."""
+    if not wanted:
+        return error(name, f"{name}: no {what} was asked for, so nothing was compared")
+    missing, extra = sorted(set(wanted) - set(observed)), sorted(set(observed) - set(wanted))
+    parts = [f"missing: {', '.join(missing)}"] * bool(missing) + [f"not known: {', '.join(extra)}"] * bool(
+        extra
+    )
+    verdict = Verdict.FAIL if parts else Verdict.PASS
+    reason = f"{name}: {'; '.join(parts) or f'all {len(set(wanted))} {what} as asked'}"
+    return Finding(name, verdict, float(len(set(observed))), float(len(set(wanted))), reason)
+
+
+def precedes(name: str, last: str | None, first: str | None) -> Finding:
+    """PASS when `last` sorts before `first`: what was held out must come after what was trained on."""
+    if not last or not first:
+        return error(name, f"{name}: one of the two ends is missing ({last!r}, {first!r})")
+    fine = last < first
+    text = f"{name}: train ends at {last}, holdout begins at {first}" + ("" if fine else ": they overlap")
+    return Finding(name, Verdict.PASS if fine else Verdict.FAIL, first, last, text)
+
+
+def _bound(name: str, observed: Number, limit: Number, unit: str, fine: str, broken: str) -> Finding:
+    missing = _missing(name, observed, limit)
+    if missing or observed is None or limit is None:
+        return missing or error(name, "no number")
+    passed = observed <= limit if fine == "<=" else observed >= limit
+    sign = fine if passed else broken
+    text = f"{name} {show(observed)}{_gap(unit)} {sign} limit {show(limit)}{_gap(unit)}"
+    return Finding(name, Verdict.PASS if passed else Verdict.FAIL, float(observed), float(limit), text)
+
+
+def _missing(name: str, observed: Number, limit: Number) -> Finding | None:
+    if observed is None or not math.isfinite(observed):
+        shown = float(limit) if limit is not None and math.isfinite(limit) else None
+        return Finding(name, Verdict.ERROR, None, shown, f"{name}: there is no number ({observed})")
+    if limit is None or not math.isfinite(limit):
+        return Finding(
+            name, Verdict.ERROR, float(observed), None, f"{name}: the limit is no number ({limit})"
+        )
+    return None
+
+
+def _undecided(finding: Finding, sample: Finding) -> Finding:
+    if finding.verdict not in (Verdict.PASS, Verdict.FAIL) or finding.limit is None:
+        return finding
+    verdict = Verdict.ERROR if sample.verdict is Verdict.ERROR else Verdict.INCONCLUSIVE
+    reason = f"not decided, since {sample.reason}; {finding.reason}"
+    return Finding(finding.name, verdict, finding.observed, finding.limit, reason)
+
+
+def _gap(unit: str) -> str:
+    return f" {unit}" if unit else ""
