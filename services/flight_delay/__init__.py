@@ -1,0 +1,1 @@
+"""The service that says whether a flight will be late."""

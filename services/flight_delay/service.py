@@ -1,0 +1,32 @@
+"""flight-delay's service: one flight in, the probability that it arrives over 15 minutes late out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import bentoml
+import msgspec
+
+from models.flight_delay import features
+from services.flight_delay.schema import Flight
+from tidegate.serving import ModelService, OnnxModel, artifact
+
+LATE_FROM = 0.5  # the probability from which `late` is true
+
+
+@bentoml.service(name="flight_delay", service_class=ModelService)
+class FlightDelay:
+    """Answers `POST /predict`."""
+
+    request = Flight
+
+    def __init__(self) -> None:
+        folder = artifact(Path(__file__), "flight-delay")
+        self.model = OnnxModel(folder)
+        self.vocabulary = features.load(folder / "features.json")
+
+    def predict(self, flight: Flight) -> dict[str, object]:
+        """Return the probability of a late arrival, and whether that counts as late."""
+        rows = features.compute([msgspec.to_builtins(flight)], self.vocabulary)
+        probability = float(self.model(rows)[0, 1])
+        return {"probability": probability, "late": probability >= LATE_FROM}

@@ -1,0 +1,79 @@
+"""Serves one Bento in one process: `python -P -m tidegate.serve flight_delay:7-9be14c2 --port 8001`.
+
+Travels inside every Bento, so that a release is started by the code that it was built with. It uses only
+what is public of BentoML and uvicorn; `bentoml serve` works on the same Bento, with a second process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+# Envoy keeps idle connections for an hour: the side that is asked must not be the one that closes them,
+# or a request that is just under way is lost.
+KEEP_ALIVE_SECONDS = 2 * 3600
+DRAIN_SECONDS = 10
+
+
+def main() -> int:
+    """Serve until SIGTERM; 0 after a clean end, 3 when the service did not start, 1 for a taken port."""
+    parser = argparse.ArgumentParser(prog="python -m tidegate.serve", description=__doc__)
+    parser.add_argument("bento", help="tag (name:version) or folder of a Bento")
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--host", default="127.0.0.1")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    _fresh_metrics_folder(arguments.port)
+
+    import uvicorn
+
+    config = uvicorn.Config(
+        app="unused:replaced-below",
+        host=arguments.host,
+        port=arguments.port,
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=DRAIN_SECONDS,
+        backlog=2048,
+    )
+    socket = config.bind_socket()  # before the slow part: a taken port is told at once; listens when ready
+    config.app = _load(arguments.bento)
+    server = uvicorn.Server(config)
+    server.run(sockets=[socket])
+    return 0 if server.started else 3
+
+
+def _load(bento: str) -> Any:
+    import bentoml
+
+    service = bentoml.load(bento)
+    context = bentoml.server_context  # the labels of BentoML's metrics
+    context.service_name = service.name
+    context.service_type = "entry_service"
+    context.worker_index = 1
+    context.bento_name, _, context.bento_version = bento.rpartition("/")[2].partition(":")
+    return service.to_asgi(is_main=True)
+
+
+def _fresh_metrics_folder(port: int) -> None:
+    """Give this process a folder of its own for its counters, emptied of an earlier life's.
+
+    BentoML's default is one folder for the whole store, which each `bentoml serve` deletes: releases
+    beside each other would lose their metrics.
+    """
+    home = Path(os.environ.get("BENTOML_HOME") or Path.home() / "bentoml")
+    folder = home / "metrics" / str(port)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)  # the only way to tell prometheus_client
+
+
+if __name__ == "__main__":
+    sys.exit(main())

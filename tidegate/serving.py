@@ -1,0 +1,320 @@
+"""The shell around a model's service; it knows no model, and travels inside every Bento.
+
+A service's author writes three things: what a request is (a msgspec Struct), how to load, and what to
+answer. Example:
+
+    @bentoml.service(name="flight_delay", service_class=ModelService)
+    class FlightDelay:
+        request = Flight
+        def __init__(self) -> None:
+            self.model = OnnxModel(artifact(Path(__file__), "flight-delay"))
+        def predict(self, flight: Flight) -> dict[str, object]:
+            return {"probability": ...}
+
+BentoML stays the service: its life cycle, `/livez`, `/readyz`, `/metrics` and packaging. Only
+`POST /predict` is answered in front of its middlewares, which cost more than the model itself.
+
+Imports only what a Bento brings along, and nothing else of this package but `tidegate.files`.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import math
+import os
+import re
+import sys
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+from _bentoml_sdk import Service  # type: ignore[import-untyped] # `service_class=` has no public base
+
+from tidegate.files import digest_folder
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+PATH = "/predict"
+MAX_BODY = 64 * 1024
+REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
+MANIFEST = "artifact.json"  # beside model/ in a Bento: {"model", "version", "digest"}
+
+log = logging.getLogger("tidegate.serving")
+
+
+# ---------------------------------------------------------------- the artifact
+def artifact(service_file: Path, model: str) -> Path:
+    """Return the verified folder of the model's files for the service defined in `service_file`.
+
+    In a Bento that is `model/` beside `services/`, in a checkout `build/<model>/model`. Its digest must
+    be the one in the Bento's manifest, and the one in TIDEGATE_ARTIFACT where that is set. Raises
+    RuntimeError otherwise: a service with another model than its release names must never be ready.
+    """
+    root = service_file.resolve().parents[2]
+    manifest = root / MANIFEST
+    folder = root / "model" if manifest.is_file() else root / "build" / model / "model"
+    expected = {}
+    if manifest.is_file():
+        expected["the Bento"] = json.loads(manifest.read_text())["digest"]
+    if os.environ.get("TIDEGATE_ARTIFACT"):
+        expected["the release"] = os.environ["TIDEGATE_ARTIFACT"]
+    found = digest_folder(folder)
+    for who, digest in expected.items():
+        if digest != found:
+            raise RuntimeError(
+                f"model {model} is not the one that {who} names: {found} is here, not {digest}"
+            )
+    return folder
+
+
+class OnnxModel:
+    """An ONNX model on one thread: a process is one worker, and more throughput is more processes."""
+
+    def __init__(self, folder: Path, output: str = "probabilities") -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3  # converters declare `label` with a wrong shape: a warning a batch
+        self._session = onnxruntime.InferenceSession(
+            str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"]
+        )
+        self._input = self._session.get_inputs()[0].name
+        self._outputs = [output]
+        self.examples: list[dict[str, Any]] = json.loads((folder / "examples.json").read_text())
+
+    def __call__(self, rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Return the model's output for float32 rows [n, features]."""
+        result: npt.NDArray[np.float32] = self._session.run(self._outputs, {self._input: rows})[0]
+        return result
+
+
+# ---------------------------------------------------------------- what is wrong with a request
+class Invalid(Exception):
+    """A request that is refused: HTTP status, the field's name and why."""
+
+    def __init__(self, status: int, field: str, reason: str) -> None:
+        self.status, self.field, self.reason = status, field, reason
+        super().__init__(reason)
+
+
+def decode(body: bytes, decoder: msgspec.json.Decoder[Any]) -> Any:
+    """Return the request that `body` holds; raises Invalid: 422 for a field, 400 for what is not JSON."""
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        raise _field_error(str(error), decoder.type) from error
+    except RecursionError as error:
+        raise Invalid(400, "body", "is nested too deeply") from error
+    except ValueError as error:  # DecodeError, or text that is not UTF-8
+        field = _non_finite_field(body)
+        if field:
+            reason = "NaN and Infinity are not numbers in JSON; send null for what is not known"
+            raise Invalid(422, field, reason) from error
+        reason = "is not JSON" if isinstance(error, msgspec.DecodeError) else "is not UTF-8"
+        raise Invalid(400, "body", f"{reason}: {error}") from error
+
+
+def _field_error(text: str, shape: Any) -> Invalid:
+    """Turn msgspec's message into the field's full name and a reason that a caller understands."""
+    path = ""
+    if " - at `" in text:
+        text, path = text.removesuffix("`").rsplit(" - at `", 1)
+    names = [path.removeprefix("$").removeprefix(".")]
+    inner = re.search(r"(?:unknown|required) field `(.*)`$", text)
+    if inner:
+        names.append(inner[1])
+        text = "is not a known field" if "unknown" in text else "is required"
+    field = ".".join(name for name in names if name) or "body"
+    wanted = _description(shape, field)
+    return Invalid(422, field, f"must be {wanted}" if wanted and not inner else text)
+
+
+def _description(shape: Any, field: str) -> str:
+    """Return what the schema says that a field is, or nothing."""
+    schema, components = msgspec.json.schema_components([shape])
+    node: Mapping[str, Any] = schema[0]
+    for name in ["", *field.split(".")]:
+        options = [node, *node.get("anyOf", ())]
+        if name:
+            found = [o["properties"][name] for o in options if name in o.get("properties", {})]
+            options = [*found, *(a for f in found for a in f.get("anyOf", ()))]
+        if not options:
+            return ""
+        text = next((o["description"] for o in options if "description" in o), "")
+        reference = next((o["$ref"] for o in options if "$ref" in o), None)
+        node = components[reference.rsplit("/", 1)[-1]] if reference else {"description": text}
+    return str(node.get("description", "")) if "properties" not in node else ""
+
+
+def _non_finite_field(body: bytes) -> str:
+    """Return the name of the first field that holds NaN or Infinity, if those are all that is wrong."""
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        return ""
+    stack: list[tuple[str, Any]] = [("", value)]
+    while stack:
+        name, item = stack.pop()
+        if isinstance(item, float) and not math.isfinite(item):
+            return name or "body"
+        if isinstance(item, dict):
+            stack += [(f"{name}.{key}" if name else key, inner) for key, inner in item.items()]
+        elif isinstance(item, list):
+            stack += [(f"{name}[{index}]", inner) for index, inner in enumerate(item)]
+    return ""
+
+
+# ---------------------------------------------------------------- the service
+class ModelService(Service):  # type: ignore[misc]
+    """A BentoML service whose predictions are answered by `Predictions`."""
+
+    instance: Any = None
+
+    def __call__(self) -> Any:
+        """Load the model, once, when BentoML starts the service in its worker."""
+        self.instance = super().__call__()
+        return self.instance
+
+    def to_asgi(self, is_main: bool = True) -> Any:
+        """Return BentoML's application with `POST /predict` in front of it."""
+        return Predictions(self, super().to_asgi(is_main=is_main))
+
+
+class Predictions:
+    """ASGI application: `POST /predict` by the model, everything else by `rest` (BentoML)."""
+
+    def __init__(self, service: ModelService, rest: Any) -> None:
+        self._service = service
+        self._rest = rest
+        self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(service.inner.request)
+        self._encode = msgspec.json.Encoder().encode
+        self._identity = {
+            "model_version": os.environ.get("TIDEGATE_MODEL_VERSION", ""),
+            "release": os.environ.get("TIDEGATE_RELEASE", ""),
+        }
+        self._count: Callable[[int, float], None] = lambda status, seconds: None
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] == PATH:
+            await self._answer(scope, receive, send)
+        elif scope["type"] == "lifespan":
+            await self._live(scope, receive, send)
+        else:
+            await self._rest(scope, receive, send)
+
+    async def _live(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Let BentoML start, then warm up; a model that can't answer its own examples never starts."""
+
+        async def after_start(message: Message) -> None:
+            if message["type"] == "lifespan.startup.complete":
+                try:
+                    self._warm()
+                except Exception as error:
+                    log.exception("warm-up failed")
+                    message = {"type": "lifespan.startup.failed", "message": f"warm-up failed: {error}"}
+            await send(message)
+
+        await self._rest(scope, receive, after_start)
+
+    def _warm(self) -> None:
+        examples = self._service.instance.model.examples
+        if not examples:
+            raise RuntimeError("the model's examples.json is empty: nothing to warm up with")
+        for row in examples:
+            status, content = self._respond(self._encode(row), "warm-up")
+            if status != 200:
+                raise RuntimeError(f"an example of the model's own is answered {status}: {content.decode()}")
+        self._count = _counters(self._service.name)
+        gc.collect()
+        gc.freeze()  # what is loaded by now stays: later collections need not walk over it
+
+    async def _answer(self, scope: Message, receive: Receive, send: Send) -> None:
+        start = time.perf_counter()
+        given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
+        request_id = given.decode("ascii") if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        headers = [(b"content-type", b"application/json"), (b"x-request-id", request_id.encode())]
+        try:
+            body = await _read(scope, receive)
+        except Invalid as error:
+            status, content = error.status, self._refusal(error, request_id)
+            headers.append((b"connection", b"close") if status == 413 else (b"allow", b"POST"))
+        else:
+            if body is None:
+                return  # the caller has gone
+            status, content = self._respond(body, request_id)
+        headers.append((b"content-length", str(len(content)).encode()))
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": content})
+        self._count(status, time.perf_counter() - start)
+
+    def _respond(self, body: bytes, request_id: str) -> tuple[int, bytes]:
+        """Return status and JSON for one request's body."""
+        try:
+            answer = self._service.instance.predict(decode(body, self._decoder))
+            for name, value in answer.items():
+                if type(value) is float and not math.isfinite(value):
+                    raise ArithmeticError(f"the model's {name} is {value}")  # JSON would say null
+            return 200, self._encode({**answer, **self._identity, "request_id": request_id})
+        except Invalid as error:
+            return error.status, self._refusal(error, request_id)
+        except Exception:
+            log.exception("request %s failed", request_id)
+            return 500, self._refusal(Invalid(500, "", "the model failed on this request"), request_id)
+
+    def _refusal(self, error: Invalid, request_id: str) -> bytes:
+        reason = {"field": error.field or None, "reason": error.reason}
+        text = json.dumps({"error": reason, "request_id": request_id, **self._identity})
+        return text.encode()  # ASCII: a refused name may hold what UTF-8 can't
+
+
+async def _read(scope: Message, receive: Receive) -> bytes | None:
+    """Return the whole body, or None if the caller went away; raises Invalid (405, 413)."""
+    if scope["method"] != "POST":
+        raise Invalid(405, "method", "must be POST")
+    body = b""
+    while True:
+        message: Message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        part: bytes = message.get("body", b"")
+        body += part
+        if len(body) > MAX_BODY:
+            raise Invalid(413, "body", f"is larger than {MAX_BODY} bytes")
+        if not message.get("more_body"):
+            return body
+
+
+def _counters(name: str) -> Callable[[int, float], None]:
+    """Return a function that counts one answer in BentoML's `/metrics`.
+
+    BentoML's own `bentoml_service_request_*` count what its middlewares see: not the predictions.
+    """
+    from bentoml import metrics  # here, not above: prometheus_client reads the environment at import
+
+    requests = metrics.Counter("tidegate_predictions_total", "Predictions by status", ["service", "status"])
+    seconds = metrics.Histogram(
+        "tidegate_prediction_seconds",
+        "Seconds inside the service for one prediction",
+        ["service"],
+        buckets=[0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0],
+    ).labels(name)
+    by_status: dict[int, Any] = {}
+
+    def count(status: int, elapsed: float) -> None:
+        counter = by_status.get(status)
+        if counter is None:
+            counter = by_status[status] = requests.labels(name, sys.intern(str(status)))
+        counter.inc()
+        seconds.observe(elapsed)
+
+    return count
