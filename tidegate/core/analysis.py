@@ -18,6 +18,7 @@ from tidegate.core.plan import Check
 from tidegate.core.verdict import Finding, Verdict, worst
 
 Buckets = tuple[tuple[float, int], ...]  # (upper bound in ms, answers in this bucket), ascending
+LEANING = math.log(3)  # log evidence from which a step is better held than left
 CONFIDENCE = 0.95  # how sure a step is, at PASS, that a limit is held; FAIL goes by alpha alone
 
 
@@ -125,8 +126,9 @@ class CheckResult:
     are for people and trailers. `evidence` may be huge (capped at 1e300; `log_evidence` is exact) and
     FAIL means it ever reached `threshold`. `bound` is the anytime-valid upper bound at `CONFIDENCE` in
     the unit of `observed`, for the relative error part a multiple of stable, None when there is none.
-    `applicable` is False when the part can't be judged at this weight (no stable to compare with), and
-    `blocking` is False for every part that a step need not wait for: see `conclude`.
+    `applicable` is False when the part can't be judged at this weight (no stable to compare with);
+    `absolute` is False for parts against stable, which never hold a step: see `conclude`. `against` is
+    true while the evidence leans against the release (≥ 3) without having reached the threshold.
     """
 
     name: str
@@ -142,17 +144,23 @@ class CheckResult:
     trials: int
     dry_run: bool = False
     applicable: bool = True
-    blocking: bool = True
+    absolute: bool = True
+
+    @property
+    def against(self) -> bool:
+        """True while more speaks against the release than for it; chance alone does so now and then."""
+        return self.log_evidence >= LEANING
 
     @property
     def evidence(self) -> float:
         """The evidence itself, capped so that it stays a JSON number."""
         return math.exp(min(self.log_evidence, 690.0))
 
-    def as_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Return JSON types."""
         bound = self.bound if self.bound is not None and math.isfinite(self.bound) else None
-        return {**asdict(self), "verdict": str(self.verdict), "evidence": self.evidence, "bound": bound}
+        extra = {"verdict": str(self.verdict), "evidence": self.evidence, "against": self.against}
+        return {**asdict(self), **extra, "bound": bound}
 
     def finding(self) -> Finding:
         """Return it as a report's finding."""
@@ -382,7 +390,7 @@ def judge(
             result = _judge_relative_latency(name, check, part, level, confidence)
         if relative:
             result = _fit(result, evidence)
-        results.append(replace(result, dry_run=check.dry_run, blocking=result.blocking and not check.dry_run))
+        results.append(replace(result, dry_run=check.dry_run))
     return tuple(results)
 
 
@@ -395,12 +403,12 @@ def conclude(results: Sequence[CheckResult]) -> Verdict:
     counted = [r for r in results if not r.dry_run]
     if any(r.verdict is Verdict.FAIL for r in counted):
         return Verdict.FAIL
-    return worst(r.verdict for r in counted if r.blocking and r.applicable)
+    return worst(r.verdict for r in counted if r.absolute and r.applicable)
 
 
 def _fit(result: CheckResult, evidence: Evidence) -> CheckResult:
     """Mark a relative part that can't be judged at this weight; a FAIL stays one."""
-    result = replace(result, blocking=False)
+    result = replace(result, absolute=False)
     if result.verdict is Verdict.FAIL or (0 < evidence.share < 1 and evidence.stable.requests):
         return result
     reason = "no stable to compare with: it gets no traffic"
