@@ -156,7 +156,7 @@ class CheckResult:
         """The evidence itself, capped so that it stays a JSON number."""
         return math.exp(min(self.log_evidence, 690.0))
 
-    def to_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         """Return JSON types."""
         bound = self.bound if self.bound is not None and math.isfinite(self.bound) else None
         extra = {"verdict": str(self.verdict), "evidence": self.evidence, "against": self.against}
