@@ -127,7 +127,7 @@ class CheckResult:
     FAIL means it ever reached `threshold`. `bound` is the anytime-valid upper bound at `CONFIDENCE` in
     the unit of `observed`, for the relative error part a multiple of stable, None when there is none.
     `applicable` is False when the part can't be judged at this weight (no stable to compare with);
-    `absolute` is False for parts against stable, which never hold a step: see `conclude`. `against` is
+    `blocking` is False for parts that never hold a step (against stable, dry run): see `conclude`. `against` is
     true while the evidence leans against the release (≥ 3) without having reached the threshold.
     """
 
@@ -144,7 +144,7 @@ class CheckResult:
     trials: int
     dry_run: bool = False
     applicable: bool = True
-    absolute: bool = True
+    blocking: bool = True
 
     @property
     def against(self) -> bool:
@@ -390,7 +390,7 @@ def judge(
             result = _judge_relative_latency(name, check, part, level, confidence)
         if relative:
             result = _fit(result, evidence)
-        results.append(replace(result, dry_run=check.dry_run))
+        results.append(replace(result, dry_run=check.dry_run, blocking=result.blocking and not check.dry_run))
     return tuple(results)
 
 
@@ -403,12 +403,12 @@ def conclude(results: Sequence[CheckResult]) -> Verdict:
     counted = [r for r in results if not r.dry_run]
     if any(r.verdict is Verdict.FAIL for r in counted):
         return Verdict.FAIL
-    return worst(r.verdict for r in counted if r.absolute and r.applicable)
+    return worst(r.verdict for r in counted if r.blocking and r.applicable)
 
 
 def _fit(result: CheckResult, evidence: Evidence) -> CheckResult:
     """Mark a relative part that can't be judged at this weight; a FAIL stays one."""
-    result = replace(result, absolute=False)
+    result = replace(result, blocking=False)
     if result.verdict is Verdict.FAIL or (0 < evidence.share < 1 and evidence.stable.requests):
         return result
     reason = "no stable to compare with: it gets no traffic"
