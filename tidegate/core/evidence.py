@@ -4,7 +4,7 @@ Events happen or do not in trials: errors among requests, slow answers among ans
 share among all errors. An e-process starts at 1 and, while the null holds, is expected never to grow,
 so P(ever ≥ 1/α) ≤ α by Ville's inequality, at any stopping time and with batches of any size.
 
-Think of it as a purse that bets against the null. Half of it is spread at the start over a grid of
+Think of it as a purse that bets against the null. Most of it is spread at the start over a grid of
 alternatives; the rest is kept in reserve and invested bit by bit, so that a release that breaks after
 a thousand good requests is caught as one that was broken from the start, not after a thousand bad
 ones (a mixture over change points, on top of the mixture over rates). All sums are sums of logarithms.
@@ -19,7 +19,7 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 GRID = 24  # alternatives of each process
-RESERVE = 0.5  # share of the purse not bet before the first trial
+RESERVE = 0.2  # share of the purse not bet before the first trial
 _RESERVE_SCALE = 50.0  # trials in which the reserve falls by about 30%
 _LOG_PRIOR = -math.log(GRID)
 
