@@ -8,6 +8,7 @@ on the port. supervisord is the supervisor here, so the Bento is served by its o
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import sys
@@ -22,8 +23,7 @@ from tidegate.files import digest_folder
 
 SOURCE = "src"
 MODEL = "model"  # the artifact's folder inside SOURCE
-# bento.yaml carries the time of the build; byte code is written by whoever imports the source first.
-_UNSTABLE = re.compile(r"^bento\.yaml$|(^|/)__pycache__/")
+DESCRIPTION = "bento.yaml"
 
 
 def bento_path(home_bentos: Path, tag: str) -> Path:
@@ -37,11 +37,15 @@ def bento_path(home_bentos: Path, tag: str) -> Path:
 def bento_digest(path: Path) -> str:
     """Return `sha256:…` over all of a Bento that decides how it behaves: equal for two builds of the same.
 
-    Left out are the build's time (`bento.yaml`) and byte code. Raises ReleaseNotFound when the folder is
-    missing or empty.
+    Left out are the build's time, a line of `bento.yaml`, and byte code, which is written by whoever imports
+    the source first. Raises ReleaseNotFound when the folder is missing or not a Bento.
     """
     try:
-        return digest_folder(path, keep=lambda name: not _UNSTABLE.search(name))
+        lines = (path / DESCRIPTION).read_text().splitlines()
+        described = "\n".join(line for line in lines if not line.startswith("creation_time:"))
+        files = digest_folder(path, keep=lambda name: name != DESCRIPTION and "__pycache__/" not in name)
+        total = hashlib.sha256(f"{files}\n{described}".encode())
+        return f"sha256:{total.hexdigest()}"
     except FileNotFoundError as error:
         raise ReleaseNotFound(
             f"no Bento in {path}", "Build it by `tidegate package`, or copy the Bento store here."

@@ -74,15 +74,20 @@ class BentoStore:
         Raises PlatformError with BentoML's own words when the service can't be imported.
         """
         self._home.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".building-", dir=self._home) as folder:
-            context = Path(folder) / "context"
+        # BentoML reads no file below a folder whose name starts with a dot, as `.tidegate` does; the
+        # built Bento must be on the store's own disk, to be renamed into it.
+        with (
+            tempfile.TemporaryDirectory(prefix="tidegate-build-") as outside,
+            tempfile.TemporaryDirectory(prefix=".building-", dir=self._home) as inside,
+        ):
+            context = Path(outside) / "context"
             _stage(source, context)
             identity = _source_digest(context)
             tag = f"{source.package}:{source.version}-{source.commit[:7]}"
             if self.exists(tag) and _source_digest(self.path(tag) / SOURCE) != identity:
                 tag = f"{tag}-{identity.removeprefix('sha256:')[:7]}"
             if not self.exists(tag):
-                self._move(_run_build(context, tag, Path(folder) / "store"), tag)
+                self._move(_run_build(context, tag, Path(inside) / "store"), tag)
         return BentoRef(tag, self.digest(tag))
 
     def _move(self, built: Path, tag: str) -> None:
