@@ -131,18 +131,51 @@ def _fit(result: CheckResult, evidence: Evidence) -> CheckResult:
     return replace(result, verdict=Verdict.INCONCLUSIVE, applicable=False, reason=reason)
 
 
+@dataclass(frozen=True)
+class _View:
+    """One part in the words and numbers of its result; `seen` is (trials, events) of the candidate."""
+
+    what: str
+    over: str
+    limit: float
+    limit_text: str
+    seen: tuple[int, int]
+    bound: float | None
+    bound_text: str
+    holds: bool
+
+
 def _judge_absolute(name: str, check: Check, part: Part, level: float, confidence: float) -> CheckResult:
-    limit = float(check.limit) if check.metric == "error-rate" else round(1 - check.quantile, 12)
-    over = "" if check.metric == "error-rate" else f" over {float(check.limit):g} ms"
-    what = "error rate" if check.metric == "error-rate" else f"share of answers{over}"
-    texts = (over, f"{_percent(limit)}{over}")
+    errors = check.metric == "error-rate"
+    limit = float(check.limit) if errors else check.slow_share
+    over = "" if errors else f" over {float(check.limit):g} ms"
+    what = "error rate" if errors else f"share of answers{over}"
+    text = f"{_percent(limit)}{over}"
     if not part.trials:
         reason = f"{what}: nothing was counted yet"
-        return CheckResult(
-            name, Verdict.ERROR, None, limit, "–", texts[1], 0.0, level, None, reason, 0, applicable=True
-        )
+        return CheckResult(name, Verdict.ERROR, None, limit, "–", text, 0.0, level, None, reason, 0)
+    return _result(name, part, _rate_view(part, level, what, over, limit, confidence), level, confidence)
+
+
+def _judge_relative_latency(
+    name: str, check: Check, part: Part, level: float, confidence: float
+) -> CheckResult:
+    assert check.against_stable
+    limit = check.slow_share
+    if part.limit is None and part.peak < math.log(level):
+        reason = f"stable's p{100 * check.quantile:g} is not known well enough yet"
+        blank = (part.level, level, None, reason, part.trials)
+        return CheckResult(name, Verdict.INCONCLUSIVE, None, limit, "–", "–", *blank)
+    over = f" over {part.limit:g} ms ({1 + float(check.against_stable.tolerance):g} × stable's)"
+    view = _rate_view(part, level, f"share of answers{over}", over, limit, confidence)
+    return _result(name, part, view, level, confidence)
+
+
+def _rate_view(part: Part, level: float, what: str, over: str, limit: float, confidence: float) -> _View:
+    n, k, _, _ = _shown(part, part.peak >= math.log(level), limit)
+    holds = ev.log_evidence_below(limit, part.trials, part.possible) >= -math.log(1 - confidence)
     bound = ev.rate_bound(part.trials, part.possible, 1 - confidence)
-    return _result(name, part, limit, texts, what, level, bound, bound < limit, confidence)
+    return _View(what, over, limit, f"{_percent(limit)}{over}", (n, k), bound, _percent(bound), holds)
 
 
 def _judge_relative_errors(
@@ -150,89 +183,44 @@ def _judge_relative_errors(
 ) -> CheckResult:
     assert check.against_stable
     times = 1 + float(check.against_stable.tolerance)
-    numbers = _shown(part, part.peak >= math.log(level), times)
-    base = numbers[3] / numbers[2] if numbers[2] else 0.0
-    limit = times * base
-    text = f"{times:g} × stable's {_percent(base)} ({numbers[3]}/{numbers[2]})"
-    risk = ev.risk_bound(part.sums, 1 - confidence) if part.sums else math.inf
-    result = _result(
-        name, part, limit, ("", text), "error rate", level, risk, risk < times, confidence, numbers, times
-    )
-    return replace(result, bound=risk if math.isfinite(risk) else None)
+    n, k, m, slow = _shown(part, part.peak >= math.log(level))
+    base = slow / m if m else 0.0
+    text = f"{times:g} × stable's {_percent(base)} ({slow}/{m})"
+    holds = ev.log_evidence_risk_below(times, part.sums) >= -math.log(1 - confidence)
+    risk = ev.risk_bound(part.sums, 1 - confidence)
+    bound, bound_text = (risk, f"{risk:.2g} × stable's") if math.isfinite(risk) else (None, "anything")
+    view = _View("error rate", "", times * base, text, (n, k), bound, bound_text, holds)
+    return _result(name, part, view, level, confidence)
 
 
-def _judge_relative_latency(
-    name: str, check: Check, part: Part, level: float, confidence: float
-) -> CheckResult:
-    assert check.against_stable
-    limit = round(1 - check.quantile, 12)
-    if part.limit is None and part.peak < math.log(level):
-        reason = f"stable's p{100 * check.quantile:g} is not known well enough yet"
-        return CheckResult(
-            name, Verdict.INCONCLUSIVE, None, limit, "–", "–", part.level, level, None, reason, part.trials
-        )
-    over = f" over {part.limit:g} ms ({1 + float(check.against_stable.tolerance):g} × stable's)"
-    bound = ev.rate_bound(part.trials, part.possible, 1 - confidence)
-    texts = (over, f"{_percent(limit)}{over}")
-    return _result(
-        name, part, limit, texts, f"share of answers{over}", level, bound, bound < limit, confidence
-    )
+def _shown(part: Part, failed: bool, limit: float | None = None) -> tuple[int, int, int, int]:
+    """Return the counts that a reason shows: of a FAIL the latest, if they tell more than all of them.
 
-
-def _shown(part: Part, failed: bool, times: float | None = None) -> tuple[int, int, int, int]:
-    """Return the counts that a reason shows: those since the rate rose, if they explain a FAIL better."""
+    A release that broke late has a harmless rate over all its requests; the reason must show the breach.
+    """
     n, k, m, s = part.run
     if not failed or not n:
         return part.pooled
-    pooled_n, pooled_k, _, _ = part.pooled
-    if times is not None and m and k / n <= times * s / m:
-        return part.pooled
-    return part.run if k / n > pooled_k / max(1, pooled_n) else part.pooled
+    floor = limit if limit is not None else s / m if m else 0.0
+    return part.run if k / n > floor and k / n > part.pooled[1] / max(1, part.pooled[0]) else part.pooled
 
 
-def _result(
-    name: str,
-    part: Part,
-    limit: float,
-    texts: tuple[str, str],
-    what: str,
-    level: float,
-    bound: float,
-    holds: bool,
-    confidence: float,
-    numbers: tuple[int, int, int, int] | None = None,
-    times: float | None = None,
-) -> CheckResult:
+def _result(name: str, part: Part, view: _View, level: float, confidence: float) -> CheckResult:
     failed = part.peak >= math.log(level)
-    n, k, _, _ = numbers or _shown(part, failed)
-    observed = k / n if n else None
-    rate = f"{_percent(observed)} ({k}/{n})" if observed is not None else "– (0/0)"
-    if failed and n < part.pooled[0]:
-        rate = f"{_percent(observed or 0)} ({k}/{n} since it rose)"
-    verdict = Verdict.FAIL if failed else Verdict.PASS if holds and n else Verdict.INCONCLUSIVE
-    shown = _number(part.peak if failed else part.level)
-    said = texts[1].removesuffix(texts[0]) if texts[0] else texts[1]
+    n, k = view.seen
+    rate = _percent(k / n) if n else "–"
+    of = f"{k} of the last {n}" if failed and n < part.pooled[0] else f"{k}/{n}"
+    log = part.peak if failed else part.level
+    said = view.limit_text.removesuffix(view.over) if view.over else view.limit_text
     if failed:
-        reason = f"{what} {rate} > limit {said}: evidence {shown} ≥ {level:g}"
+        reason = f"{view.what} {rate} ({of}) > limit {said}: evidence {_number(log)} ≥ {level:g}"
     else:
-        unit = _percent(bound) if times is None else f"{bound:.2g} × stable's" if bound < 1e6 else "anything"
-        reason = (
-            f"{what} {rate}, limit {said}: at most {unit} with {_percent(confidence)} confidence, "
-            f"evidence {shown} < {level:g}"
-        )
-    return CheckResult(
-        name,
-        verdict,
-        observed,
-        limit,
-        f"{_percent(observed)}{texts[0]}" if observed is not None else "–",
-        texts[1],
-        part.peak if failed else part.level,
-        level,
-        bound,
-        reason,
-        part.trials,
-    )
+        sure = f"at most {view.bound_text} with {_percent(confidence)} confidence"
+        reason = f"{view.what} {rate} ({of}), limit {said}: {sure}, evidence {_number(log)} < {level:g}"
+    verdict = Verdict.FAIL if failed else Verdict.PASS if view.holds and n else Verdict.INCONCLUSIVE
+    observed, text = (k / n, rate + view.over) if n else (None, "–")
+    numbers = (observed, view.limit, text, view.limit_text, log, level, view.bound)
+    return CheckResult(name, verdict, *numbers, reason, part.trials)
 
 
 def _percent(value: float) -> str:

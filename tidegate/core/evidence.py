@@ -156,7 +156,7 @@ def rate_bound(trials: int, events: int, alpha: float) -> float:
     low, high = (events / trials if trials else 1.0), 1.0
     if low >= 1:
         return 1.0
-    for _ in range(24):
+    for _ in range(18):
         middle = (low + high) / 2
         if log_evidence_below(middle, trials, events) >= goal:
             high = middle
@@ -171,7 +171,7 @@ def risk_bound(sums: Sums, alpha: float) -> float:
     low, high = 1e-3, 1e6
     if log_evidence_risk_below(high, sums) < goal:
         return math.inf
-    for _ in range(24):
+    for _ in range(18):
         middle = math.sqrt(low * high)
         if log_evidence_risk_below(middle, sums) >= goal:
             high = middle

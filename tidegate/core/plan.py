@@ -78,6 +78,11 @@ class Check(_Spec, frozen=True):
         if self.metric == "error-rate" and not (isinstance(self.limit, Ratio) and 0 < self.limit < 1):
             raise ValueError("an error rate's limit is written like 1%, above 0% and below 100%")
 
+    @property
+    def slow_share(self) -> float:
+        """The share of answers that may be slower than a latency's limit: 1% at p99."""
+        return round(1 - self.quantile, 12)
+
 
 class Plan(_Spec, frozen=True):
     """How one model's release is rolled out in one environment."""

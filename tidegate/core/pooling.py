@@ -123,7 +123,7 @@ def _absolute(part: Part, check: Check, arm: Counts) -> Part:
         trials, events = max(arm.requests, arm.errors), arm.errors
         possible = events
     else:
-        null = round(1 - check.quantile, 12)
+        null = check.slow_share
         trials, events, possible = slower(arm.latency, check.limit)
     if not trials:
         return part
@@ -163,7 +163,7 @@ def _relative_latency(part: Part, check: Check, window: Window, known: Counts, a
         return replace(part, limit=None)
     trials, events, possible = slower(window.candidate.latency, limit)
     theirs, slow, _ = slower(window.stable.latency, limit)
-    null = round(1 - check.quantile, 12)
+    null = check.slow_share
     bets = ev.rate_bets(null)
     wealth = ev.advance(part.wealth, part.trials, trials, events, bets)
     guard = ev.advance(
@@ -206,8 +206,8 @@ def _sum(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> tuple[in
 
 def _weigh(part: Part) -> Part:
     level = ev.log_evidence(part.wealth, part.trials)
-    if part.guard:
-        level = min(level, ev.log_evidence(part.guard, part.guard_trials))
+    if part.guard:  # half of this part's alpha went into stable's quantile: the first purse must double
+        level = min(level - math.log(2), ev.log_evidence(part.guard, part.guard_trials))
     return replace(part, level=level, peak=max(part.peak, level))
 
 
