@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from tidegate.core.release import ReleaseRecord
 from tidegate.core.xds import LATENCY_BOUNDS_MS, fault
-from tidegate.errors import Conflict, LeaseLost, NoData, Refused, ReleaseNotFound, Unreachable
+from tidegate.errors import Conflict, Fatal, LeaseLost, NoData, Refused, ReleaseNotFound, Unreachable
 from tidegate.ports import (
     Change,
     Counters,
@@ -429,3 +431,62 @@ class FakeNotifier(_Faults):
             return
         self.events.append(event)
         self._called("notify", after=True)
+
+
+# ---------------------------------------------------------------- registry
+class FakeRegistry(_Faults):
+    """The port `Registry` in memory; keeps each version's files as bytes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.versions: dict[str, list[tuple[str, dict[str, bytes], dict[str, str]]]] = {}
+        self.pointers: dict[str, dict[str, int]] = {}
+
+    def register(self, model: str, folder: Path, tags: Mapping[str, str]) -> int:
+        """Keep a copy of the folder; the same digest gives the same number."""
+        self._called("register")
+        digest = tags.get("digest")
+        if not digest:
+            raise Refused("a version is known by its digest, and none was given", "Pass tags['digest'].")
+        files = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+        if not files:
+            raise Fatal(f"{folder} holds no model", "Run `dvc repro`.")
+        known = self.versions.setdefault(model, [])
+        for number, (other, _, _) in enumerate(known, 1):
+            if other == digest:
+                return number
+        known.append((digest, files, dict(tags)))
+        self._called("register", after=True)
+        return len(known)
+
+    def aliases(self, model: str) -> Mapping[str, int]:
+        """Return alias → version; empty when the model is unknown."""
+        self._called("aliases")
+        return dict(self.pointers.get(model, {}))
+
+    def set_alias(self, model: str, alias: str, version: int | None) -> None:
+        """Point an alias at a version, or remove it with None."""
+        self._called("set_alias")
+        if version is None:
+            self.pointers.get(model, {}).pop(alias, None)
+        else:
+            self._version(model, version)
+            self.pointers.setdefault(model, {})[alias] = version
+        self._called("set_alias", after=True)
+
+    def fetch(self, model: str, version: int, destination: Path) -> Path:
+        """Write a version's files to a folder, replacing what it holds, and return it."""
+        self._called("fetch")
+        files = self._version(model, version)[1]
+        shutil.rmtree(destination, ignore_errors=True)
+        for name, content in files.items():
+            path = destination / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        return destination
+
+    def _version(self, model: str, version: int) -> tuple[str, dict[str, bytes], dict[str, str]]:
+        known = self.versions.get(model, [])
+        if not 1 <= version <= len(known):
+            raise Fatal(f"{model} has no version {version}", "List what is there in the registry.")
+        return known[version - 1]

@@ -1,0 +1,1 @@
+"""The models of this repository: one package a model, and what they share."""

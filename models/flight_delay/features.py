@@ -1,0 +1,187 @@
+"""The one place where a feature is computed; training, evaluation and the service import it.
+
+Numpy only, since it travels with the service. There are two forms of input: a *row*, the JSON object
+that a request carries, and *columns*, the same rows flattened (`plane.year` → `plane_year`) as the
+parquet files hold them. Both give bit-identical features; a test holds them to it.
+
+Rules, so that nothing is handled by accident:
+
+- a carrier, origin or destination that training did not see has the code -1;
+- a missing plane or weather, a field of theirs that is null or absent, NaN and ±infinity are all the
+  same thing, NaN, which the model was trained with;
+- date, time, carrier, origin, dest and distance must be there: a row without one raises `KeyError`
+  or `ValueError`. The service's schema refuses such rows first, and names the field.
+
+The day of the year is left out on purpose: the model is trained on January to April, so every value
+it meets in service would lie outside of what it saw (holdout log loss 0.503 with it, 0.502 without).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from math import isfinite, nan
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+CATEGORIES = ("carrier", "origin", "dest")
+PLAIN = ("date", "sched_dep_time", "carrier", "flight", "tailnum", "origin", "dest", "distance")
+PLANE = ("year", "seats")
+WEATHER = (
+    "temp", "dewp", "humid", "wind_dir", "wind_speed", "wind_gust", "precip", "pressure", "visib",
+)  # fmt: skip
+PLANE_COLUMNS = tuple(f"plane_{name}" for name in PLANE)
+WEATHER_COLUMNS = tuple(f"weather_{name}" for name in WEATHER)
+
+#: The flattened row, column by column.
+COLUMNS = (*PLAIN, *PLANE_COLUMNS, *WEATHER_COLUMNS)
+
+#: What the model sees, in this order.
+FEATURES = (
+    "weekday", "hour", "minute", *CATEGORIES, "distance", "plane_age", "plane_seats", *WEATHER_COLUMNS,
+)  # fmt: skip
+
+SCHEMA = 1
+UNKNOWN = -1
+_MONDAY_OF_EPOCH = 3  # 1970-01-01 was a Thursday, and Monday counts as 0
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What training saw: each category's values and their codes."""
+
+    carrier: Mapping[str, int]
+    origin: Mapping[str, int]
+    dest: Mapping[str, int]
+
+    @classmethod
+    def of(cls, values: Mapping[str, Sequence[str]]) -> Vocabulary:
+        """Number each category's values in the order given."""
+        return cls(**{name: {value: code for code, value in enumerate(values[name])} for name in CATEGORIES})
+
+
+def document(vocabulary: Vocabulary) -> dict[str, Any]:
+    """Return what features.json holds."""
+    values = {name: list(getattr(vocabulary, name)) for name in CATEGORIES}
+    return {"schema": SCHEMA, "features": list(FEATURES), "vocabulary": values}
+
+
+def load(path: Path) -> Vocabulary:
+    """Read features.json; raises ValueError when it was written for other features than these."""
+    content = json.loads(path.read_text())
+    if content.get("schema") != SCHEMA or content.get("features") != list(FEATURES):
+        raise ValueError(f"{path} lists other features than this code computes; train the model again")
+    return Vocabulary.of(content["vocabulary"])
+
+
+def _number(value: Any) -> float:
+    """Null and non-finite are missing; a boolean or a text is not a number."""
+    if value is None:
+        return nan
+    if isinstance(value, (bool, str)):
+        raise ValueError(f"{value!r} is not a number")
+    number = float(value)
+    return number if isfinite(number) else nan
+
+
+def compute_row(row: Mapping[str, Any], vocabulary: Vocabulary) -> list[float]:
+    """Return one row's features as a list of `len(FEATURES)` floats, in a few microseconds."""
+    day = date.fromisoformat(row["date"])
+    clock = row["sched_dep_time"]
+    plane = row.get("plane") or {}
+    weather = row.get("weather") or {}
+    get = weather.get
+    return [
+        day.weekday(),
+        int(clock[:2]),
+        int(clock[3:5]),
+        vocabulary.carrier.get(row["carrier"], UNKNOWN),
+        vocabulary.origin.get(row["origin"], UNKNOWN),
+        vocabulary.dest.get(row["dest"], UNKNOWN),
+        _number(row["distance"]),
+        day.year - _number(plane.get("year")),
+        _number(plane.get("seats")),
+        *[_number(get(name)) for name in WEATHER],
+    ]
+
+
+def compute(rows: Sequence[Mapping[str, Any]], vocabulary: Vocabulary) -> np.ndarray:
+    """Return the features of JSON rows: float32 `[len(rows), len(FEATURES)]`."""
+    values = [compute_row(row, vocabulary) for row in rows]
+    return np.array(values, dtype=np.float32).reshape(len(values), len(FEATURES))
+
+
+def compute_columns(columns: Mapping[str, Any], vocabulary: Vocabulary) -> np.ndarray:
+    """Return the features of flattened rows: float32 `[n, len(FEATURES)]`.
+
+    `columns` maps each of `COLUMNS` to an array of n values: a data frame will do.
+    """
+    days = np.asarray(columns["date"]).astype("datetime64[D]")
+    years = days.astype("datetime64[Y]").astype(np.int64) + 1970
+    # "HH:MM" as fixed-width text is five code points: 48 is "0".
+    clock = np.asarray(columns["sched_dep_time"]).astype("U5").view(np.uint32).reshape(-1, 5).astype(int) - 48
+    made = {
+        "weekday": (days.astype(np.int64) + _MONDAY_OF_EPOCH) % 7,
+        "hour": clock[:, 0] * 10 + clock[:, 1],
+        "minute": clock[:, 3] * 10 + clock[:, 4],
+        "plane_age": years - _finite(columns["plane_year"]),
+    }
+    for name in CATEGORIES:
+        made[name] = _codes(np.asarray(columns[name]), getattr(vocabulary, name))
+    result = np.empty((len(days), len(FEATURES)), dtype=np.float32)
+    for index, name in enumerate(FEATURES):
+        result[:, index] = made[name] if name in made else _finite(columns[name])
+    return result
+
+
+def _finite(values: Any) -> np.ndarray:
+    numbers = np.asarray(values, dtype=np.float64)
+    return np.where(np.isfinite(numbers), numbers, nan)
+
+
+def _codes(values: np.ndarray, known: Mapping[str, int]) -> np.ndarray:
+    distinct, places = np.unique(values.astype(str), return_inverse=True)
+    return np.array([known.get(value, UNKNOWN) for value in distinct], dtype=np.int64)[places]
+
+
+def to_rows(columns: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Turn flattened rows into the JSON rows that a client would send.
+
+    A plane or weather none of whose fields is known becomes null, as does each unknown field.
+    """
+    arrays = {name: np.asarray(columns[name]).tolist() for name in COLUMNS}
+    rows = []
+    for index in range(len(arrays["date"])):
+        flat = {name: _plain(values[index]) for name, values in arrays.items()}
+        row = {name: flat[name] for name in PLAIN}
+        groups = {"plane": _nested(flat, "plane", PLANE), "weather": _nested(flat, "weather", WEATHER)}
+        rows.append(row | groups)
+    return rows
+
+
+def to_columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+    """Flatten JSON rows into columns; the reverse of `to_rows`."""
+    result = {name: np.array([row.get(name) for row in rows], dtype=object) for name in PLAIN}
+    for group, names in (("plane", PLANE), ("weather", WEATHER)):
+        inner = [row.get(group) or {} for row in rows]
+        for name in names:
+            result[f"{group}_{name}"] = np.array([_number(one.get(name)) for one in inner], dtype=float)
+    return result
+
+
+def _plain(value: Any) -> Any:
+    """NaN becomes null; a whole float (a year, seats) becomes an integer, as a client would write it."""
+    if isinstance(value, float):
+        if not isfinite(value):
+            return None
+        return int(value) if value.is_integer() else value
+    return value
+
+
+def _nested(flat: Mapping[str, Any], group: str, names: Sequence[str]) -> dict[str, Any] | None:
+    inner = {name: flat[f"{group}_{name}"] for name in names}
+    return inner if any(value is not None for value in inner.values()) else None

