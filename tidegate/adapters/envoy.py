@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from tidegate import unix_http
 from tidegate.core import xds
-from tidegate.errors import Refused, Unreachable
+from tidegate.errors import NoData, Refused, Unreachable
 from tidegate.files import write_atomic
 from tidegate.ports import Counters, Route, RouteTable
 
@@ -72,11 +72,13 @@ class EnvoyRouter:
         served = self._served()
         if self._in_place(served, clusters, routes):
             return
-        both = dict(sorted({**_ours(served.clusters), **clusters}.items()))
+        both = dict(sorted({**_typeless(served.clusters), **clusters}.items()))
         self._put(CLUSTERS_FILE, _clusters_text(both), lambda now: _typeless(now.clusters) == both)
         self._put(ROUTES_FILE, _routes_text(routes), lambda now: _untyped(now.routes) == routes)
         if both != clusters:
-            self._put(CLUSTERS_FILE, _clusters_text(clusters), lambda now: _typeless(now.clusters) == clusters)
+            self._put(
+                CLUSTERS_FILE, _clusters_text(clusters), lambda now: _typeless(now.clusters) == clusters
+            )
 
     def _in_place(self, served: _Served, clusters: Mapping[str, xds.Json], routes: xds.Json) -> bool:
         # The files count too: one edited in place is not loaded now, but would be after a restart.
@@ -133,11 +135,6 @@ class EnvoyRouter:
         return found
 
 
-def _ours(clusters: Mapping[str, xds.Json]) -> dict[str, xds.Json]:
-    """What Envoy serves now, in the form in which it was written."""
-    return _typeless(clusters)
-
-
 def _typeless(clusters: Mapping[str, xds.Json]) -> dict[str, xds.Json]:
     return {name: _untyped(cluster) for name, cluster in clusters.items()}
 
@@ -171,9 +168,44 @@ class EnvoyMetrics:
     def __init__(self, admin: Path) -> None:
         self._admin = admin
         self._target = "/stats?format=json&histogram_buckets=cumulative&filter=" + quote(
-            r"^cluster\.[^.|]+\|[^.]+\.(" + "|".join(_COUNTED) + ")$", safe=""
+            r"^cluster\.[^|]+\|[^.|]+\.(" + "|".join(_COUNTED) + ")$", safe=""
         )
 
     def read(self) -> Mapping[tuple[str, str], Counters]:
-        """Return counters by (model, release); raises Unreachable or NoData."""
-        raise NotImplementedError
+        """Return counters by (model, release); raises Unreachable or NoData.
+
+        They start at 0 when Envoy or the release's cluster is made anew.
+        """
+        counts: dict[tuple[str, str], dict[str, int]] = {}
+        latency: dict[tuple[str, str], tuple[tuple[float, int], ...]] = {}
+        for item in json.loads(unix_http.get(self._admin, self._target)).get("stats", []):
+            if "histograms" in item:
+                latency |= {_owner(h["name"])[0]: _cumulative(h["buckets"]) for h in item["histograms"]}
+            elif "value" in item:
+                owner, counted = _owner(item["name"])
+                counts.setdefault(owner, {})[counted] = int(item["value"])
+        if not counts:
+            raise NoData("Envoy has no release to count", "Wait until one is routed.")
+        return {
+            owner: Counters(
+                requests=found.get("upstream_rq_completed", 0),
+                errors=found.get("upstream_rq_5xx", 0),
+                latency=latency.get(owner, ()),
+                active=found.get("upstream_rq_active", 0),
+            )
+            for owner, found in sorted(counts.items())
+        }
+
+
+def _owner(stat: str) -> tuple[tuple[str, str], str]:
+    """`cluster.model|release.counted` → ((model, release), counted)."""
+    name, _, counted = stat.removeprefix("cluster.").rpartition(".")
+    return xds.split_name(name), counted
+
+
+def _cumulative(buckets: list[Any]) -> tuple[tuple[float, int], ...]:
+    found = [
+        (xds.BUCKETS.get(b["upper_bound"], float(b["upper_bound"])), int(b["cumulative"])) for b in buckets
+    ]
+    # Nothing takes longer than the route's time-out, which lies below the last bound.
+    return (*found, (math.inf, found[-1][1] if found else 0))
