@@ -1,0 +1,225 @@
+"""What the agent remembers of one model on one plane, what it sees, and what it can be told to do.
+
+`ModelState` is the whole memory: it is stored before the plane is touched, so what the plane should
+look like (`weights`, `needed`) can always be computed again from it. That is why a crash at any
+moment resumes to the same end.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+from tidegate.core.counts import Cumulative
+from tidegate.core.plan import Plan
+
+
+class Phase(StrEnum):
+    """Where a rollout is."""
+
+    PENDING = "Pending"  # its workload is being started and warmed; no traffic yet
+    PROGRESSING = "Progressing"
+    PAUSED = "Paused"
+    VERIFIED = "Verified"  # every step passed; still watched
+    HEALTHY = "Healthy"  # settled: this is what the environment runs
+    ROLLING_BACK = "RollingBack"
+    ROLLED_BACK = "RolledBack"
+    DEGRADED = "Degraded"
+
+
+ACTIVE = frozenset({Phase.PENDING, Phase.PROGRESSING, Phase.PAUSED, Phase.VERIFIED})
+
+
+class Mark(msgspec.Struct, frozen=True):
+    """The router's counters for one release at the last look; JSON has no infinity, so None stands for it."""
+
+    requests: int
+    errors: int
+    buckets: tuple[tuple[float | None, int], ...] = ()
+
+    @property
+    def latency(self) -> tuple[tuple[float, int], ...]:
+        """Cumulative counts by upper bound in ms, the last bound infinite."""
+        return tuple((math.inf if bound is None else bound, count) for bound, count in self.buckets)
+
+    @classmethod
+    def of(cls, counters: Cumulative) -> Mark:
+        """Return the mark of these counters."""
+        buckets = tuple((None if math.isinf(bound) else bound, n) for bound, n in counters.latency)
+        return cls(counters.requests, counters.errors, buckets)
+
+
+class Rollout(msgspec.Struct, frozen=True):
+    """One release on its way into one environment.
+
+    `stable` is where traffic goes back to (None: nowhere, a first release). `weight` is the percent
+    that the candidate is meant to have; `entered` when the router confirmed this step's weight.
+    `marks` are the router's counters at the last look, by release; `seen` the candidate's requests
+    since the step was entered. Times are seconds since the epoch.
+    """
+
+    environment: str
+    release: str
+    stable: str | None
+    phase: Phase
+    started: float
+    step: int = 0
+    weight: int = 0
+    entered: float | None = None
+    looked: float = 0.0
+    seen: int = 0
+    blind: int = 0  # looks in a row that could not be made
+    evidence: dict[str, Any] = {}
+    marks: dict[str, Mark] = {}
+    findings: tuple[dict[str, Any], ...] = ()
+    verdict: str = ""
+    reason: str = ""
+    ended: float | None = None
+    reject: bool = False  # write a rejection beside the revert
+    by: str = ""  # who asked, when a person did
+
+
+class ModelState(msgspec.Struct, frozen=True):
+    """All that the agent remembers of a model on a plane.
+
+    `stable` is the release that traffic rests on; `verified` those that once were, oldest first;
+    `retiring` maps a release that is kept warm to the time when it may be stopped.
+    """
+
+    stable: str | None = None
+    rollout: Rollout | None = None
+    verified: tuple[str, ...] = ()
+    retiring: dict[str, float] = {}
+
+    @property
+    def active(self) -> Rollout | None:
+        """The rollout that is under way, if any."""
+        return self.rollout if self.rollout and self.rollout.phase in ACTIVE else None
+
+
+@dataclass(frozen=True)
+class Target:
+    """What Git wants of a model in one environment of this plane."""
+
+    environment: str
+    release: str | None
+    plan: Plan
+
+
+@dataclass(frozen=True)
+class Want:
+    """What Git wants of a model on this plane, the environment that rests on it first.
+
+    `rejected` and `known` are release ids: the former failed a rollout, the latter have a record.
+    """
+
+    targets: tuple[Target, ...]
+    rejected: frozenset[str] = frozenset()
+    known: frozenset[str] = frozenset()
+
+    def target(self, environment: str) -> Target | None:
+        """Return one environment's target."""
+        return next((t for t in self.targets if t.environment == environment), None)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What was observed of a model on the plane at one look; None means that it could not be."""
+
+    workloads: Mapping[str, bool] | None = field(default_factory=dict)  # release → all replicas ready
+    alive: frozenset[str] = frozenset()  # releases with at least one ready replica
+    warmed: frozenset[str] = frozenset()
+    missing: Mapping[str, str] = field(default_factory=dict)  # release → why it can't be started
+    failed: Mapping[str, str] = field(default_factory=dict)  # release → what its process said
+    weights: Mapping[str, int] | None = field(default_factory=dict)
+    counts: Mapping[str, Cumulative] | None = None  # by release; a release not counted has no entry
+    active: Mapping[str, int] = field(default_factory=dict)  # requests in flight
+
+
+@dataclass(frozen=True)
+class Start:
+    """Start a release's workload."""
+
+    release: str
+
+
+@dataclass(frozen=True)
+class Warm:
+    """Send warm-up requests to a release's replicas."""
+
+    release: str
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Stop a release's workload."""
+
+    release: str
+
+
+@dataclass(frozen=True)
+class WriteBack:
+    """Write the end of a rollout to Git: the old line back, and the rejection if there is one."""
+
+    rollout: Rollout
+
+
+Action = Start | Warm | Stop | WriteBack
+
+
+@dataclass(frozen=True)
+class Note:
+    """Something that happened in a decision and that a person would want to read."""
+
+    kind: str
+    release: str
+    text: str
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+
+def weights(state: ModelState, present: Collection[str], alive: Collection[str]) -> dict[str, int]:
+    """Return the weights that the router should have now, release → percent; {} serves nothing.
+
+    `present` have processes, `alive` have one that is ready. The candidate has its weight only while
+    it is alive: if it dies, traffic is meanwhile on stable. Stable keeps its weight as long as it is
+    present: a probe that failed once must not take a plane out, the router's own checks know better.
+    """
+    rollout = state.rollout
+    if rollout and rollout.phase is Phase.ROLLING_BACK:
+        return _weights_back(rollout, present, alive)
+    stable, candidate, share = state.stable, None, 0
+    if rollout and rollout.phase in ACTIVE:
+        stable, candidate = rollout.stable, rollout.release
+        share = rollout.weight if candidate in alive else 0
+    base = stable if stable in present else None
+    if candidate is None or not share:
+        return {base: 100} if base else {}
+    if stable is None or share == 100:
+        return {candidate: 100}
+    # A candidate never gets more than it was given because stable is just being started.
+    return {base: 100 - share, candidate: share} if base else {}
+
+
+def _weights_back(rollout: Rollout, present: Collection[str], alive: Collection[str]) -> dict[str, int]:
+    """Leaving a release: to stable at once if it answers, or if the release is known to be bad."""
+    stable = rollout.stable
+    if stable is None:
+        return {}
+    if stable in alive or (stable in present and rollout.reject):
+        return {stable: 100}
+    return {rollout.release: 100} if rollout.release in alive else {}
+
+
+def needed(state: ModelState) -> tuple[str, ...]:
+    """Return the releases whose workloads must run, the most urgent first."""
+    releases: list[str | None] = [state.stable]
+    if state.rollout and state.rollout.phase in ACTIVE:
+        releases += [state.rollout.stable, state.rollout.release]
+    elif state.rollout and state.rollout.phase is Phase.ROLLING_BACK:
+        releases += [state.rollout.stable]
+    return tuple(dict.fromkeys(r for r in releases if r))

@@ -1,0 +1,105 @@
+"""What Git says, as one plane's agent knows it: the last good commit, and what is wrong since."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import yaml
+
+from tidegate.config import Desired, parse_desired, parse_release_file
+from tidegate.core.state import Rollout
+from tidegate.core.writeback import plan_write_back
+from tidegate.errors import ConfigError, TidegateError
+from tidegate.jobs import Done
+from tidegate.ports import Change, Repository
+
+MAX_BACKOFF = 60.0  # seconds between two tries of a remote that does not answer
+
+
+class GitView:
+    """Follows the remote's branch. A tree that can't be read leaves the last good one in force."""
+
+    def __init__(self, plane: str, repository: Repository) -> None:
+        self.plane, self.repository = plane, repository
+        self.desired: Desired | None = None
+        self._away = ""  # why the remote can't be read now
+        self._malformed = ""  # why its newest commit is not followed
+        self._head = ""
+        self._next = 0.0
+        self._failures = 0
+        self._hurry = True
+
+    @property
+    def problem(self) -> str:
+        """Return what keeps this plane from following Git, or nothing."""
+        return "; ".join(text for text in (self._malformed, self._away) if text)
+
+    def resume(self, commit: str) -> None:
+        """Go on from the commit that was in force before; a remote that is away is no obstacle."""
+        try:
+            self.desired = parse_desired(commit, self.repository.files(commit))
+        except TidegateError as error:
+            self._malformed = f"commit {commit[:12]} can't be read again: {error}"
+
+    def due(self, now: float, poll: float) -> bool:
+        """Tell whether it is time to ask the remote, less often while it does not answer."""
+        if not (self._hurry or now >= self._next):
+            return False
+        self._hurry = False
+        self._next = now + min(MAX_BACKOFF, poll * 2 ** min(self._failures, 10))
+        return True
+
+    def hurry(self) -> None:
+        """Ask the remote at the next tick."""
+        self._hurry = True
+
+    def fetch(self) -> Desired | None:
+        """Return what the newest commit says, None when it is known already; runs beside the ticks."""
+        commit = self.repository.fetch()
+        if commit == self._head:
+            return None
+        files = self.repository.files(commit)
+        self._head = commit  # not asked again even if it is malformed: the next commit may mend it
+        if self.desired and self.desired.commit == commit:
+            return None
+        return parse_desired(commit, files)
+
+    def take(self, job: Done, now: float) -> None:
+        """Take in a fetch's result: a good tree replaces the last one, anything else is a problem."""
+        if isinstance(job.error, ConfigError):
+            kept = f"; {self.desired.commit[:12]} stays in force" if self.desired else ""
+            self._malformed = f"commit {self._head[:12]}: {job.error}{kept}"
+        elif job.error is not None:
+            self._failures += 1
+            wait = max(0.0, self._next - now)
+            self._away = f"{job.error} (tried {self._failures} times, again in {wait:.0f} s)"
+            return
+        elif job.result is not None:
+            self.desired, self._malformed = job.result, ""
+        self._failures, self._away = 0, ""
+
+
+def write_back(
+    repository: Repository, rollout: Rollout, model: str, environments: Sequence[str], now: float
+) -> str | None:
+    """Commit a rollback on the newest tree; returns the commit, or None when Git says so already.
+
+    Raises Conflict when somebody pushes meanwhile: the caller comes again and everything is read anew.
+    """
+    head = repository.fetch()
+    files = repository.files(head)
+    wanted: dict[str, str | None] = {}
+    for name in environments:
+        path = f"envs/{name}/release.yaml"
+        try:
+            wanted[name] = parse_release_file(files[path], path).get(model)
+        except (ConfigError, KeyError):
+            wanted[name] = None  # a person broke it after the breach: theirs to mend
+    plan = plan_write_back(rollout, model, environments, files, wanted, now)
+    if plan is None:
+        return None
+    changed: dict[str, str | None] = dict(plan.files)
+    if plan.rejection is not None:
+        path = f"envs/releases/{model}/{rollout.release}.rejected.yaml"
+        changed[path] = yaml.safe_dump(plan.rejection, sort_keys=False, allow_unicode=True, width=100)
+    return repository.commit(Change(head, changed, plan.subject, plan.body, plan.trailers))

@@ -1,0 +1,78 @@
+"""Slow work beside the agent's look: Git, starting, warming and stopping never hold up a rollback."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from tidegate.errors import TidegateError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Done:
+    """A finished job: its key, and its result or the error that it ended in."""
+
+    key: str
+    result: Any = None
+    error: TidegateError | None = None
+
+
+class Jobs(Protocol):
+    """Runs named work; at most one of a name at a time."""
+
+    def submit(self, key: str, work: Callable[[], Any]) -> bool:
+        """Run `work`; False, and nothing happens, while one of that key runs or is not collected."""
+
+    def collect(self) -> list[Done]:
+        """Return what has finished since the last call."""
+
+
+def _run(key: str, work: Callable[[], Any]) -> Done:
+    try:
+        return Done(key, work())
+    except TidegateError as error:
+        return Done(key, error=error)
+
+
+class InlineJobs:
+    """Runs each job at once, in the caller: for tests, which then see one fixed order."""
+
+    def __init__(self) -> None:
+        self._finished: dict[str, Done] = {}
+
+    def submit(self, key: str, work: Callable[[], Any]) -> bool:
+        """Run it now."""
+        if key in self._finished:
+            return False
+        self._finished[key] = _run(key, work)
+        return True
+
+    def collect(self) -> list[Done]:
+        """Return what has run."""
+        finished, self._finished = list(self._finished.values()), {}
+        return finished
+
+
+class ThreadJobs:
+    """Runs jobs on a few threads; an error that is not ours ends up in the log and is raised here."""
+
+    def __init__(self, threads: int = 4) -> None:
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="job")
+        self._running: dict[str, Future[Done]] = {}
+
+    def submit(self, key: str, work: Callable[[], Any]) -> bool:
+        """Hand it to a thread."""
+        if key in self._running:
+            return False
+        self._running[key] = self._pool.submit(_run, key, work)
+        return True
+
+    def collect(self) -> list[Done]:
+        """Return finished jobs; raises what a job raised outside the error tree."""
+        finished = [key for key, future in self._running.items() if future.done()]
+        return [self._running.pop(key).result() for key in finished]

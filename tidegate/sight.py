@@ -1,0 +1,128 @@
+"""One look at a plane: workloads, router and counters, put together by model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from tidegate.core.state import ModelState, Seen, needed, weights
+from tidegate.errors import NoData, TidegateError
+from tidegate.ports import Counters, Metrics, ReplicaState, Route, Router, RouteTable, Workload, Workloads
+
+PATIENCE = 3  # looks that a probe may fail in a row before a running release counts as dead
+
+
+@dataclass(frozen=True)
+class View:
+    """What one look saw; a part is None when it could not be seen, and `problem` says why."""
+
+    workloads: Mapping[tuple[str, str], Workload] | None
+    alive: frozenset[tuple[str, str]]
+    warmed: frozenset[tuple[str, str]]
+    routes: RouteTable | None
+    counters: Mapping[tuple[str, str], Counters] | None
+    problem: str = ""
+    failed: Mapping[tuple[str, str], str] = field(default_factory=dict)
+
+    @property
+    def known(self) -> bool:
+        """True when workloads and routes were both seen: only then may routes be written."""
+        return self.workloads is not None and self.routes is not None
+
+    def of(self, model: str) -> Seen:
+        """Return one model's part."""
+        route = self.routes.get(model, Route()) if self.routes is not None else None
+        counts = self.counters
+        return Seen(
+            workloads=None
+            if self.workloads is None
+            else {r: w.ready for (m, r), w in self.workloads.items() if m == model},
+            alive=frozenset(r for m, r in self.alive if m == model),
+            warmed=frozenset(r for m, r in self.warmed if m == model),
+            failed={r: text for (m, r), text in self.failed.items() if m == model},
+            weights=None if route is None else {r: w for r, w in route.weights.items() if w},
+            counts=None if counts is None else {r: c for (m, r), c in counts.items() if m == model},
+            active={r: c.active for (m, r), c in (counts or {}).items() if m == model},
+        )
+
+    def table(self, states: Mapping[str, ModelState]) -> RouteTable | None:
+        """Return the routes that these states ask for, or None when the router serves them already."""
+        workloads, routes = self.workloads or {}, self.routes or {}
+        table: dict[str, Route] = {}
+        for model, state in states.items():
+            mine = {r: w for (m, r), w in workloads.items() if m == model}
+            alive = frozenset(r for m, r in self.alive if m == model)
+            served = weights(state, frozenset(mine), alive)
+            known = routes.get(model, Route()).endpoints
+            keep = [r for r in mine if r in served or r in alive or r in known]
+            # A release that nobody needs any more leaves the router before its processes stop.
+            wanted = {*needed(state), *state.retiring, *served}
+            table[model] = Route(served, {r: mine[r].endpoints for r in sorted(keep) if r in wanted})
+        same = {m: (dict(r.weights), dict(r.endpoints)) for m, r in routes.items()}
+        return None if same == {m: (dict(r.weights), dict(r.endpoints)) for m, r in table.items()} else table
+
+
+class Sight:
+    """Looks at a plane through its ports, and remembers who was alive a moment ago."""
+
+    def __init__(self, router: Router, metrics: Metrics, workloads: Workloads) -> None:
+        self.router, self.metrics, self.workloads = router, metrics, workloads
+        self._missed: dict[tuple[str, str], int] = {}  # looks since its probe last answered
+        self._warmed: dict[tuple[str, str], tuple[str, ...]] = {}
+        self._endpoints: dict[tuple[str, str], tuple[str, ...]] = {}
+
+    def warmed(self, model: str, release: str) -> None:
+        """Remember that a release's replicas, as they are now, were warmed."""
+        key = (model, release)
+        self._warmed[key] = self._endpoints.get(key, ())
+
+    def look(self) -> View:
+        """Read everything once; what can't be read is None, never an old value."""
+        problems: list[str] = []
+        workloads: dict[tuple[str, str], Workload] | None = None
+        routes: RouteTable | None = None
+        counters: Mapping[tuple[str, str], Counters] | None = None
+        try:
+            workloads = {(w.model, w.release): w for w in self.workloads.list()}
+        except TidegateError as error:
+            problems.append(str(error))
+        try:
+            routes = self.router.read()
+        except TidegateError as error:
+            problems.append(str(error))
+        try:
+            counters = self.metrics.read()
+        except NoData:
+            counters = {}
+        except TidegateError as error:
+            problems.append(str(error))
+        seen = workloads or {}
+        return View(
+            workloads,
+            self._alive(seen),
+            frozenset(k for k, w in seen.items() if self._warmed.get(k) == w.endpoints),
+            routes,
+            counters,
+            "; ".join(dict.fromkeys(problems)),
+            {
+                key: "; ".join(r.detail for r in w.replicas if r.detail)
+                for key, w in seen.items()
+                if any(r.state is ReplicaState.FAILED for r in w.replicas)
+            },
+        )
+
+    def _alive(self, workloads: Mapping[tuple[str, str], Workload]) -> frozenset[tuple[str, str]]:
+        alive = set()
+        for key, workload in workloads.items():
+            self._endpoints[key] = workload.endpoints
+            if any(r.state is ReplicaState.READY for r in workload.replicas):
+                self._missed[key] = 0
+            elif all(r.state is ReplicaState.FAILED for r in workload.replicas):
+                self._missed.pop(key, None)  # its processes are gone: no patience
+            elif key in self._missed:
+                self._missed[key] += 1
+            if self._missed.get(key, PATIENCE) < PATIENCE:
+                alive.add(key)
+        for gone in set(self._missed) - set(workloads):
+            del self._missed[gone]
+        return frozenset(alive)
