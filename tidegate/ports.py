@@ -198,7 +198,10 @@ class Repository(Protocol):
         """Return path → text of every file under envs/ at a commit."""
 
     def commit(self, change: Change) -> str:
-        """Commit and push; returns the commit. Raises Conflict when the remote moved past `parent`."""
+        """Commit and push; returns the commit, or `parent` when its files say all of it already.
+
+        Raises Conflict when the remote is not at `parent` any more; Refused when its rules say no.
+        """
 
     def publish(self, name: str, document: Mapping[str, Any]) -> None:
         """Push a small JSON document under refs/tidegate/<name>, replacing the one before."""

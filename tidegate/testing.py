@@ -269,15 +269,17 @@ class FakeRepository(_Faults):
         return {path: text for path, text in found.items() if path.startswith("envs/")}
 
     def commit(self, change: Change) -> str:
-        """Commit on the head; Conflict when it is not `change.parent`."""
+        """Commit on the head, or do nothing if its files say it all; Conflict when it is not `parent`."""
         self._reach("commit")
         if change.parent != self.head:
             raise Conflict(
                 f"the branch moved past {change.parent[:12]} to {self.head[:12]}",
                 "Fetch, then decide again.",
             )
-        self._store(change)
-        self._called("commit", after=True)
+        present = self.commits[self.head].files
+        if any(present.get(path) != text for path, text in change.files.items()):
+            self._store(change)
+            self._called("commit", after=True)
         return self.head
 
     def publish(self, name: str, document: Mapping[str, Any]) -> None:
