@@ -1,0 +1,268 @@
+"""Release → branch → one changed line → pull request with the report; the same for every environment.
+
+A thin shell: what may be promoted, and when a rollout has ended, is decided by `core.promotion`. Nothing
+here touches a plane: it reads `origin`, pushes branches, and asks a forge.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from tidegate import config, plumbing, report
+from tidegate.core import promotion as core
+from tidegate.core.promotion import Outcome, Target
+from tidegate.core.release import ReleaseRecord
+from tidegate.core.release_file import set_release
+from tidegate.documents import convert, read_yaml
+from tidegate.errors import ConfigError, Conflict, NoData, PlatformError, Refused, Unreachable
+from tidegate.ports import Clock, Forge, Pull
+
+AUTOMATION = "tidegate <tidegate@localhost>"  # the author of every promotion; so nobody approves their own
+STAGING_GATES = ("contract", "load")
+POLL = 1.0  # seconds between two looks at origin
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A checkout's view of its remote's main, fetched by `look`."""
+
+    checkout: Path
+    remote: str = "origin"
+    branch: str = "main"
+
+    def look(self) -> str:
+        """Fetch and return main's newest commit. Raises Unreachable."""
+        ref = f"refs/remotes/{self.remote}/{self.branch}"
+        plumbing.git(self.checkout, "fetch", "--quiet", self.remote, f"+refs/heads/{self.branch}:{ref}")
+        return plumbing.git(self.checkout, "rev-parse", ref)
+
+    def read(self, commit: str, path: str) -> str | None:
+        """Return a file's text at a commit, or None."""
+        return plumbing.read(self.checkout, commit, path)
+
+    def releases(self, commit: str) -> dict[str, dict[str, str]]:
+        """Return environment → model → release at a commit; of a commit that is not there, nothing."""
+        paths = {env: f"envs/{env}/release.yaml" for env in core.ORDER}
+        texts = {env: self.read(commit, path) for env, path in paths.items()}
+        return {env: config.parse_release_file(text, paths[env]) for env, text in texts.items() if text}
+
+    def rejected(self, commit: str, target: Target) -> str | None:
+        """Return the reason of a release's rejection at a commit; any file of that name rejects."""
+        text = self.read(commit, target.rejection)
+        if text is None:
+            return None
+        try:
+            value, _ = read_yaml(text, target.rejection)
+            return str(value.get("reason", "")) or "no reason given"
+        except (ConfigError, AttributeError):
+            return f"{target.rejection} can't be read"
+
+    def status(self, plane: str) -> Mapping[str, Any] | None:
+        """Return the document that a plane's agent published last, or None. Raises Unreachable."""
+        ref = f"refs/tidegate/status/{plane}"
+        try:
+            plumbing.git(self.checkout, "fetch", "--quiet", self.remote, f"+{ref}:{ref}")
+        except PlatformError as error:  # git says "couldn't find remote ref" until the agent reported once
+            if "find remote ref" in str(error):
+                return None
+            raise
+        text = self.read(ref, "status.json")
+        return json.loads(text) if text else None
+
+    def head(self, branch: str) -> str | None:
+        """Return a branch's commit on the remote, fetched, or None."""
+        listed = plumbing.git(self.checkout, "ls-remote", self.remote, f"refs/heads/{branch}")
+        if not listed:
+            return None
+        plumbing.git(self.checkout, "fetch", "--quiet", self.remote, f"refs/heads/{branch}")
+        return listed.split()[0]
+
+
+def new_release(checkout: Path, model: str) -> tuple[Target, str]:
+    """Return the staging target of the release that `package` built here, and its record's text."""
+    path = checkout / "build" / model / "release.yaml"
+    try:
+        text = path.read_text()
+    except FileNotFoundError as error:
+        raise NoData(f"{model} has no build/{model}/release.yaml", "Make it with `dvc repro`.") from error
+    record = _record(text, str(path.relative_to(checkout)))
+    return Target("staging", model, record.id), text
+
+
+def _record(text: str, where: str) -> ReleaseRecord:
+    value, lines = read_yaml(text, where)
+    return convert(value, ReleaseRecord, where=where, lines=lines)
+
+
+def built_models(checkout: Path) -> list[str]:
+    """Return the models for which a release was packaged here."""
+    return sorted(path.parent.name for path in (checkout / "build").glob("*/release.yaml"))
+
+
+def promote(
+    origin: Origin,
+    forge: Forge,
+    target: Target,
+    *,
+    record: str | None = None,
+    reports: Sequence[str] = (),
+) -> Pull | None:
+    """Open a promotion's pull request, or update the open one; None when main has that release already.
+
+    `record` is the text of a release record that is not on main yet (staging only), `reports` are
+    sections of Markdown for the body. Raises Refused, Conflict, Unreachable.
+    """
+    main = origin.look()
+    releases = origin.releases(main)
+    known = origin.read(main, target.record)
+    refused = core.refusal(
+        target,
+        releases,
+        has_record=known is not None or (record is not None and target.environment == "staging"),
+        rejected=origin.rejected(main, target),
+    )
+    if refused:
+        raise Refused(*refused)
+    now_there = releases.get(target.environment, {}).get(target.model)
+    if now_there == target.release:
+        return None
+    text = known or record or ""
+    config.parse_record(text, target.record)  # its content must have the id that is promoted
+    branch_files = {} if known else _record_files(origin, main, target, text)
+    _push_branch(origin, main, target, branch_files)
+    facts = msgspec.to_builtins(_record(text, target.record))
+    body = core.describe(target, facts, now_there, reports)
+    return forge.open(target.branch, target.title, body, AUTOMATION)
+
+
+def _record_files(origin: Origin, main: str, target: Target, record: str) -> dict[str, str]:
+    """Return the files of the commit that records a release: it, and the dvc.lock that it was built by."""
+    files = {target.record: record}
+    lock = origin.checkout / "dvc.lock"
+    if lock.is_file() and lock.read_text() != origin.read(main, "dvc.lock"):
+        files["dvc.lock"] = lock.read_text()
+    return files
+
+
+def _push_branch(origin: Origin, main: str, target: Target, files: Mapping[str, str]) -> None:
+    """Push the promotion's branch, made from main: the record's commit if needed, then the one line."""
+    folder = origin.checkout
+    head = main
+    if files:
+        text = core.message(target, f"Record {target.model} {target.release}")
+        head = plumbing.commit(folder, plumbing.tree(folder, head, files), (head,), text, AUTOMATION)
+    line = set_release(origin.read(main, target.path) or "models: {}\n", target.model, target.release)
+    config.parse_release_file(line, target.path)  # never push what the agent can't read
+    tree = plumbing.tree(folder, head, {target.path: line})
+    there = origin.head(target.branch)
+    if there and plumbing.git(folder, "rev-parse", f"{there}^{{tree}}") == tree:
+        return  # it says exactly this already
+    commit = plumbing.commit(folder, tree, (head,), core.message(target, target.title), AUTOMATION)
+    lease = f"--force-with-lease=refs/heads/{target.branch}:{there or ''}"
+    plumbing.git(
+        folder,
+        *("push", "--quiet", lease, origin.remote, f"{commit}:refs/heads/{target.branch}"),
+        env={"TIDEGATE_FOLLOW": "0"},
+    )
+
+
+# ---------------------------------------------------------------- after a merge
+def merged(origin: Origin, since: str, until: str) -> list[Target]:
+    """Return what the commits since..until promoted; nothing when the agent wrote the last of them."""
+    text = plumbing.git(origin.checkout, "log", "-1", "--format=%(trailers:key=Tidegate-Verdict)", until)
+    if text.strip():
+        return []
+    before = origin.releases(since) if plumbing.resolve(origin.checkout, since) else {}
+    return core.pushed(before, origin.releases(until))
+
+
+def wait(
+    origin: Origin,
+    target: Target,
+    plane: str,
+    clock: Clock,
+    timeout: float,
+    say: Callable[[str], None],
+) -> tuple[Outcome, str, Mapping[str, Any]]:
+    """Wait until the plane's agent has finished a rollout; returns how, why, and its last document.
+
+    An origin that does not answer is asked again until `timeout` seconds are over. Raises Unreachable then.
+    """
+    end = clock.now() + timeout
+    last = ""
+    while True:
+        document: Mapping[str, Any] | None = None
+        try:
+            main = origin.look()
+            wanted = origin.releases(main).get(target.environment, {}).get(target.model)
+            document = origin.status(plane)
+            result, reason = core.outcome(target, wanted, origin.rejected(main, target), document)
+        except (Unreachable, Conflict) as error:
+            result, reason = Outcome.WAIT, str(error)
+        if reason != last:
+            say(f"{target.model} {target.release} in {target.environment}: {reason}")
+            last = reason
+        if result is not Outcome.WAIT:
+            return result, reason, document or {}
+        if clock.now() >= end:
+            raise Unreachable(
+                f"{target.model} {target.release} is not through {target.environment} "
+                f"after {timeout:g} s ({reason})",
+                "See `tidegate status`; then run the promote workflow again.",
+            )
+        clock.sleep(POLL)
+
+
+def run_gates(checkout: Path, target: Target, url: str, say: Callable[[str], None]) -> list[report.Report]:
+    """Run staging's gates against its endpoint and return their reports. Raises Refused unless all PASS."""
+    if not url:
+        raise NoData(
+            "staging's agent publishes no address to send requests to",
+            "See `tidegate status`, then run again.",
+        )
+    folder = checkout / "build" / target.model / "gates"
+    failed = []
+    for name in STAGING_GATES:
+        command = [sys.executable, f"gates/{name}.py", target.model, "--endpoint"]
+        command += [f"{url.rstrip('/')}/{target.model}", "--release", target.release]
+        code = subprocess.run(command, cwd=checkout, check=False).returncode
+        found = report.read_report(folder / f"{name}.json")
+        say(f"gate {name}: {found.verdict} (exit {code})")
+        # Both must agree: a gate that died after its report was written has not passed.
+        if code != 0 or found.exit_code != 0:
+            failed.append(f"{name} {found.verdict}")
+    if failed:
+        raise Refused(
+            f"{target.model} {target.release} does not leave staging: {', '.join(failed)}",
+            f"Read build/{target.model}/gates/*.md.",
+        )
+    return report.read_folder(folder)
+
+
+def sections(checkout: Path, model: str) -> list[str]:
+    """Return the gate reports of a checkout as sections of Markdown."""
+    reports = report.read_folder(checkout / "build" / model / "gates")
+    return [report.combine(reports)] if reports else []
+
+
+def pull_artifacts(checkout: Path) -> None:
+    """Bring the pipeline's outputs of this commit from the shared DVC store. Raises PlatformError."""
+    if not (checkout / "dvc.lock").is_file():
+        raise NoData("there is no dvc.lock at this commit", "Let the release workflow run on main first.")
+    done = subprocess.run(
+        [sys.executable, "-m", "dvc", "pull", "--quiet", "--allow-missing"],
+        cwd=checkout,
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        said = done.stderr.strip().splitlines()
+        raise PlatformError(f"dvc pull: {said[-1] if said else 'failed'}", "Run `tidegate stores link`.")
