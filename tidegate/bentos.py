@@ -12,6 +12,7 @@ import hashlib
 import os
 import re
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,23 @@ from tidegate.files import digest_folder
 SOURCE = "src"
 MODEL = "model"  # the artifact's folder inside SOURCE
 DESCRIPTION = "bento.yaml"
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a Bento is made of: a model's name, where its code and files are, and its version's number."""
+
+    model: str  # flight-delay; its packages are services.flight_delay and models.flight_delay
+    checkout: Path
+    artifact: Path
+    digest: str
+    version: int
+    commit: str
+
+    @property
+    def package(self) -> str:
+        """Return the model's name as Python writes it, which is the Bento's name too."""
+        return self.model.replace("-", "_")
 
 
 def bento_path(home_bentos: Path, tag: str) -> Path:

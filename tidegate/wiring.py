@@ -12,10 +12,13 @@ import os
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from tidegate import config, ports
 from tidegate.errors import ConfigError
+
+if TYPE_CHECKING:
+    from tidegate.adapters.bentoml import BentoStore
 
 T = TypeVar("T")
 
@@ -96,6 +99,13 @@ def registry(spec: config.Platform, where: config.Home) -> ports.Registry:
     from tidegate.adapters.mlflow import MlflowRegistry
 
     return MlflowRegistry(where.address(spec.stores.registry))
+
+
+def bentos(spec: config.Platform, where: config.Home) -> BentoStore:
+    """Return the store that Bentos are built into."""
+    from tidegate.adapters.bentoml import BentoStore
+
+    return BentoStore(Path(where.address(spec.stores.bentos)))
 
 
 def state(spec: config.Platform, where: config.Home) -> ports.StateStore:

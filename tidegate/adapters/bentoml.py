@@ -15,13 +15,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from tidegate.bentos import MODEL, SOURCE, bento_digest, bento_path
+from tidegate.bentos import MODEL, SOURCE, Source, bento_digest, bento_path
 from tidegate.core.release import BentoRef
 from tidegate.errors import ConfigError, PlatformError
 from tidegate.files import digest_folder, write_atomic
@@ -29,23 +28,6 @@ from tidegate.files import digest_folder, write_atomic
 SERVING_PACKAGES = ("bentoml", "httptools", "msgspec", "numpy", "onnxruntime", "uvicorn", "uvloop")
 SHELL = ("__init__.py", "files.py", "serve.py", "serving.py")  # what a Bento carries of tidegate/
 BUILD_TIMEOUT = 300
-
-
-@dataclass(frozen=True)
-class Source:
-    """What a Bento is made of: a model's name, where its code and files are, and its version's number."""
-
-    model: str  # flight-delay; its packages are services.flight_delay and models.flight_delay
-    checkout: Path
-    artifact: Path
-    digest: str
-    version: int
-    commit: str
-
-    @property
-    def package(self) -> str:
-        """Return the model's name as Python writes it, which is the Bento's name too."""
-        return self.model.replace("-", "_")
 
 
 class BentoStore:

@@ -1,9 +1,100 @@
-"""TODO."""
+"""Commands on a model: run a gate, package a release."""
 
 from __future__ import annotations
 
+import difflib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
 import typer
+
+from tidegate import wiring
+from tidegate.core.verdict import Verdict
+from tidegate.errors import ConfigError, TidegateError
+
+Model = Annotated[str, typer.Argument(help="The model's name, as in params.yaml.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add this group's commands."""
+    app.command("package")(package)
+    app.command(
+        "gate",
+        help=f"{gate.__doc__}\n\n{_listing()}",
+        context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+    )(gate)
+
+
+def package(model: Model, as_json: Json = False) -> None:
+    """Build the Bento of a registered model whose gates passed, and write its release record.
+
+    Example: tidegate package flight-delay
+    """
+    from tidegate.packaging import Layout
+    from tidegate.packaging import package as make
+
+    checkout = wiring.find_checkout()
+    layout = Layout(checkout, model)
+    where = wiring.home(checkout)
+    builder = wiring.bentos(wiring.platform(checkout, "staging"), where)
+    record = make(layout, builder, lambda line: typer.echo(line, err=as_json))
+    if as_json:
+        path = layout.record(record.id).relative_to(checkout).as_posix()
+        typer.echo(json.dumps({"id": record.id, "path": path, **msgspec.to_builtins(record)}, indent=2))
+
+
+def gate(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="The gate's name.")],
+    model: Model,
+) -> None:
+    """Run one gate of gates/, and exit as it does: 0 PASS, 1 FAIL, 2 INCONCLUSIVE, 3 ERROR.
+
+    Further options go to the gate. Example: tidegate gate load flight-delay --endpoint http://127.0.0.1:8080/flight-delay
+    """
+    checkout = wiring.find_checkout()
+    script = _gates(checkout).get(name.replace("-", "_"))
+    if script is None:
+        typer.secho(f"tidegate: {_unknown(name, checkout)}", err=True, fg="red")
+        raise typer.Exit(Verdict.ERROR.exit_code)  # nobody looked: not the 1 that means FAIL
+    # The checkout goes first on the path, so that gates/ and models/ are this checkout's.
+    environment = {**os.environ, "PYTHONPATH": str(checkout)}
+    command = [sys.executable, str(script.relative_to(checkout)), model, *context.args]
+    raise typer.Exit(subprocess.run(command, cwd=checkout, env=environment).returncode)
+
+
+def _gates(checkout: Path) -> dict[str, Path]:
+    """Return the scripts of gates/ by name."""
+    found = sorted((checkout / "gates").glob("[a-z]*.py"))
+    return {path.stem: path for path in found}
+
+
+def _unknown(name: str, checkout: Path) -> ConfigError:
+    known = [stem.replace("_", "-") for stem in _gates(checkout)]
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"Did you mean `{close[0]}`?" if close else f"Known gates: {', '.join(known) or 'none'}."
+    return ConfigError(f"no gate is called `{name}`", hint)
+
+
+def _listing() -> str:
+    """Return the gates of the checkout that we are in, each with its first line, for `--help`."""
+    try:
+        scripts = _gates(wiring.find_checkout())
+    except TidegateError:
+        return "Gates are the scripts of gates/ in your checkout."
+    lines = ["Gates here:"]
+    for stem, path in scripts.items():
+        lines.append(f"{stem.replace('_', '-')}: {_first_line(path)}")
+    return "\n\n".join(lines)
+
+
+def _first_line(script: Path) -> str:
+    """Return the first line of a script's docstring, without running it."""
+    with script.open() as file:
+        return file.readline().strip().removeprefix('"""').removesuffix('"""')

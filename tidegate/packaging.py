@@ -1,0 +1,263 @@
+"""From a registered, gated model to a release: the Bento and the record that ties it to where it came from.
+
+A record must mean the same wherever it is made, so it leaves out what a rerun changes by itself:
+
+- `commit` is the newest commit that changed what goes into *this* model's release. A promotion, a revert
+  or a page of documentation on top makes no new release. In a shallow clone it is the oldest one there is.
+- `pipeline` is the digest of those stages of dvc.lock that the registered model and its gates come from.
+  While `dvc repro` runs, dvc.lock holds only the stages that are done, and it grows by the stage that
+  calls this; the stages upstream are the same then, later, and on a checkout that pulled them.
+
+An uncommitted change of what goes into a release is refused: the record would name a commit that does
+not hold it. dvc.lock and envs/ may differ, since a run of the pipeline rewrites them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+import yaml
+
+from tidegate.bentos import Source
+from tidegate.config import parse_record
+from tidegate.core.release import BentoRef, RegistryRef, ReleaseRecord
+from tidegate.core.verdict import Verdict
+from tidegate.documents import read_yaml
+from tidegate.errors import Refused
+from tidegate.files import digest_file, digest_folder, write_atomic
+from tidegate.plumbing import git
+
+REQUIRED_GATES = ("data", "quality", "drift")  # a pipeline may add gates; it can't do with fewer
+
+
+class Builder(Protocol):
+    """Builds Bentos."""
+
+    def build(self, source: Source) -> BentoRef:
+        """Build the Bento of a source, or return the one that was built of the same."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where a model's files lie in a checkout."""
+
+    checkout: Path
+    model: str
+
+    @property
+    def build(self) -> Path:
+        """Return the folder of everything that the pipeline makes."""
+        return self.checkout / "build" / self.model
+
+    @property
+    def artifact(self) -> Path:
+        """Return the folder of the model's files."""
+        return self.build / "model"
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Return git pathspecs of all that decides what this model's release is."""
+        package = self.model.replace("-", "_")
+        return (
+            *(f":(glob){folder}/{package}/**" for folder in ("models", "services")),
+            *(f":(glob){folder}/*.py" for folder in ("models", "services")),
+            *("gates", "tidegate", "params.yaml", "dvc.yaml", "requirements.lock", "pyproject.toml"),
+        )
+
+    def record(self, release: str) -> Path:
+        """Return where a release's record lies."""
+        return self.checkout / "envs" / "releases" / self.model / f"{release}.yaml"
+
+
+def package(
+    layout: Layout, builder: Builder, say: Callable[[str], None] = lambda line: None
+) -> ReleaseRecord:
+    """Build the Bento of a registered model whose gates passed, and write its release record.
+
+    Does nothing twice: the same inputs give the same record. Raises Refused when a gate did not pass or did
+    not run, when the files are not the registered ones, or when the checkout holds uncommitted changes.
+    """
+    commit = clean_commit(layout)
+    say(f"commit    {commit[:7]}, the newest that changed what goes into {layout.model}")
+    registered = read_registered(layout)
+    say(f"model     version {registered.version}, {registered.digest[:19]}… as registered")
+    stages = upstream_stages(_lock(layout), _products(layout))
+    gates = gate_verdicts(layout, gate_names(layout, stages))
+    say(f"gates     {', '.join(name for name in gates if name != 'report')}: PASS")
+    source = Source(
+        layout.model, layout.checkout, layout.artifact, registered.digest, registered.version, commit
+    )
+    bento = builder.build(source)
+    say(f"bento     {bento.tag}, {bento.digest[:19]}…")
+    record = ReleaseRecord(
+        model=layout.model,
+        commit=commit,
+        pipeline=_digest(stages),
+        registry=RegistryRef(registered.name, registered.version),
+        artifact=registered.digest,
+        bento=bento,
+        gates=gates,
+    )
+    path = write_record(layout, record)
+    say(f"release   {record.id}, {path.relative_to(layout.checkout)}")
+    return record
+
+
+# ---------------------------------------------------------------- Git
+def clean_commit(layout: Layout) -> str:
+    """Return the commit that a release made now belongs to; raises Refused for uncommitted changes."""
+    changed = git(layout.checkout, "diff", "--name-only", "HEAD", "--", *layout.inputs).splitlines()
+    new = git(
+        layout.checkout, "ls-files", "--others", "--exclude-standard", "--", *layout.inputs
+    ).splitlines()
+    dirty = sorted({*changed, *new})
+    if dirty:
+        more = f" and {len(dirty) - 3} more" if len(dirty) > 3 else ""
+        raise Refused(
+            f"not committed: {', '.join(dirty[:3])}{more}",
+            "A release names the commit that holds it: commit, then try again "
+            "(`dvc repro evaluate` is for trying things out).",
+        )
+    commit = git(layout.checkout, "log", "-1", "--format=%H", "HEAD", "--", *layout.inputs)
+    return commit or git(layout.checkout, "rev-parse", "HEAD")
+
+
+# ---------------------------------------------------------------- DVC
+def _lock(layout: Layout) -> Mapping[str, Any]:
+    path = layout.checkout / "dvc.lock"
+    if not path.is_file():
+        raise Refused("there is no dvc.lock", "Run `dvc repro`: a release names the data it was made of.")
+    value, _ = read_yaml(path.read_text(), "dvc.lock")
+    stages = value.get("stages") if isinstance(value, dict) else None
+    return stages if isinstance(stages, dict) else {}
+
+
+def _products(layout: Layout) -> tuple[str, ...]:
+    base = f"build/{layout.model}"
+    return (f"{base}/register.json", *(f"{base}/gates/{gate}.json" for gate in REQUIRED_GATES))
+
+
+def upstream_stages(stages: Mapping[str, Any], products: Iterable[str]) -> dict[str, Any]:
+    """Return the entries of dvc.lock that `products` come from, and those that they come from.
+
+    Raises Refused when no stage made the first of them.
+    """
+    makers = {out["path"]: name for name, stage in stages.items() for out in stage.get("outs", ())}
+    wanted = list(products)
+    if _maker(wanted[0], makers) is None:
+        raise Refused(f"dvc.lock does not know what made {wanted[0]}", "Run `dvc repro`, then try again.")
+    found: dict[str, Any] = {}
+    while wanted:
+        name = _maker(wanted.pop(), makers)
+        if name is not None and name not in found:
+            found[name] = stages[name]
+            wanted += [dependency["path"] for dependency in stages[name].get("deps", ())]
+    return found
+
+
+def _maker(path: str, makers: Mapping[str, str]) -> str | None:
+    """Return the stage whose output is this path or a folder above it."""
+    parts = path.split("/")
+    candidates = ("/".join(parts[:end]) for end in range(len(parts), 0, -1))
+    return next((makers[candidate] for candidate in candidates if candidate in makers), None)
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+
+
+# ---------------------------------------------------------------- the model and its gates
+class Registered(msgspec.Struct, frozen=True):
+    """What the register stage wrote."""
+
+    name: str
+    version: int
+    digest: str
+
+
+def read_registered(layout: Layout) -> Registered:
+    """Return what was registered; raises Refused unless the model's files are exactly that."""
+    path = layout.build / "register.json"
+    try:
+        registered = msgspec.json.decode(path.read_bytes(), type=Registered)
+        found = digest_folder(layout.artifact)
+    except FileNotFoundError as error:
+        raise Refused(f"{layout.model} is not registered: {error}", "Run `dvc repro`.") from error
+    except msgspec.DecodeError as error:
+        raise Refused(f"{path.name} can't be read: {error}", "Run `dvc repro --force register`.") from error
+    if registered.digest != found:
+        raise Refused(
+            f"the model's files are not the registered ones: {found[:19]}… is here, "
+            f"{registered.digest[:19]}… is version {registered.version}",
+            "Run `dvc repro`, which registers what was trained.",
+        )
+    return registered
+
+
+def gate_names(layout: Layout, stages: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the gates that must have passed: the required ones and all that the pipeline upstream ran."""
+    prefix, suffix = f"build/{layout.model}/gates/", ".json"
+    ran = {
+        out["path"].removeprefix(prefix).removesuffix(suffix)
+        for stage in stages.values()
+        for out in stage.get("outs", ())
+        if out["path"].startswith(prefix) and out["path"].endswith(suffix)
+    }
+    return tuple(sorted({*REQUIRED_GATES, *ran}))
+
+
+def gate_verdicts(layout: Layout, names: Iterable[str]) -> dict[str, str]:
+    """Return gate → `PASS` and `report` → the digest of all reports; raises Refused for any other verdict.
+
+    A report that is missing, unreadable, or of another gate or model counts as no verdict at all.
+    """
+    verdicts: dict[str, str] = {}
+    total = hashlib.sha256()
+    for name in names:
+        path = layout.build / "gates" / f"{name}.json"
+        try:
+            report = json.loads(path.read_text())
+            said = (report["gate"], report["model"], Verdict(report["verdict"]))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise Refused(
+                f"gate {name} has no readable report ({error})", f"Run {_again(layout, name)}."
+            ) from error
+        if said != (name, layout.model, Verdict.PASS):
+            page = path.with_suffix(".md").relative_to(layout.checkout)
+            raise Refused(
+                f"gate {said[0]} of {said[1]} ended in {said[2]}, not in PASS of {name} of {layout.model}",
+                f"Read {page}, then run {_again(layout, name)}.",
+            )
+        verdicts[name] = str(said[2])
+        total.update(f"{name}\0{digest_file(path)}\n".encode())
+    return {**verdicts, "report": f"sha256:{total.hexdigest()}"}
+
+
+def _again(layout: Layout, gate: str) -> str:
+    return f"`tidegate gate {gate} {layout.model}`"
+
+
+# ---------------------------------------------------------------- the record
+def record_text(record: ReleaseRecord) -> str:
+    """Return a record as the YAML that is committed."""
+    content = {key: value for key, value in msgspec.to_builtins(record).items() if value is not None}
+    head = f"# Release {record.id} of {record.model}: immutable. Written by `tidegate package`.\n"
+    return head + yaml.safe_dump(content, sort_keys=False, width=200)
+
+
+def write_record(layout: Layout, record: ReleaseRecord) -> Path:
+    """Write a record under envs/releases/ and to build/<model>/release.yaml; returns the first."""
+    path = layout.record(record.id)
+    text = record_text(record)
+    parse_record(text, path.as_posix())  # what is written must be what will be read
+    if not path.is_file() or path.read_text() != text:
+        write_atomic(path, text)
+    write_atomic(layout.build / "release.yaml", text)
+    return path
