@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import msgspec
@@ -14,7 +15,7 @@ from tidegate.core import gate
 class Column(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What one column may hold; `nulls` is the largest share of nulls, `within` both ends included."""
 
-    type: Literal["text", "int", "number"]
+    type: Literal["text", "int", "number", "flag"]
     nulls: float = 0.0
     within: tuple[float, float] | None = None
     pattern: str = ""
@@ -24,53 +25,65 @@ class Column(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class DataSettings(gating.Settings, frozen=True):
     """The `data` section; `ordered_by` names a column in which train must end before holdout begins."""
 
-    min_rows: dict[str, int] = {}
+    min_rows: Mapping[str, int] = {}
     label: str = ""
     label_rate: tuple[float, float] = (0.0, 1.0)
     ordered_by: str = ""
-    columns: dict[str, Column] = {}
+    columns: Mapping[str, Column] = {}
 
 
-def schema(columns: dict[str, Column]) -> Any:
-    """Return the pandera schema of these columns; nulls are counted apart, against their own limits."""
+def is_kind(values: Any, kind: str) -> bool:
+    """Tell whether a column's stored type is of a kind; an int column with nulls is stored as floats."""
+    from pandas.api import types
+
+    if kind == "text":
+        return types.infer_dtype(values, skipna=True) in ("string", "empty")
+    if kind == "flag":
+        return types.is_bool_dtype(values) or set(values.dropna().unique()) <= {0, 1}
+    if types.is_bool_dtype(values) or not types.is_numeric_dtype(values):
+        return False
+    return kind == "number" or bool((values.dropna() % 1 == 0).all())
+
+
+def schema(columns: Mapping[str, Column]) -> Any:
+    """Return the pandera schema of these columns; nulls are counted apart, against their own limits.
+
+    Nothing is coerced: numbers that are stored as text would reach training as text.
+    """
     import pandera.pandas as pa
 
-    kinds = {"text": "string", "int": "Int64", "number": "Float64"}
-    checks = {
-        name: [
+    def checks(spec: Column) -> list[Any]:
+        return [
+            pa.Check(lambda values: is_kind(values, spec.type), name="type", ignore_na=False),
             *([pa.Check.in_range(*spec.within, name="within")] if spec.within else []),
             *([pa.Check.str_matches(spec.pattern, name="pattern")] if spec.pattern else []),
             *([pa.Check.isin(spec.among, name="among")] if spec.among else []),
         ]
-        for name, spec in columns.items()
-    }
-    made = {
-        name: pa.Column(kinds[spec.type], checks[name], nullable=True, coerce=True)
-        for name, spec in columns.items()
-    }
-    return pa.DataFrameSchema(made)
+
+    return pa.DataFrameSchema({k: pa.Column(None, checks(s), nullable=True) for k, s in columns.items()})
 
 
-def broken_rows(frame: Any, columns: dict[str, Column]) -> dict[str, int]:
-    """Return column → how many of its rows break the schema (type, range, pattern or list)."""
+def broken_rows(frame: Any, columns: Mapping[str, Column]) -> dict[str, int]:
+    """Return column → how many of its rows break the schema; all of them when its type does."""
     from pandera.errors import SchemaErrors
 
     try:
         schema(columns).validate(frame, lazy=True)
     except SchemaErrors as errors:
         cases = errors.failure_cases
-        rows = cases.assign(index=cases["index"].fillna(-1)).groupby("column")["index"].nunique()
-        return {str(name): int(count) for name, count in rows.items()}
+        whole = set(cases.loc[cases["index"].isna(), "column"])
+        rows = cases.groupby("column")["index"].nunique()
+        return {str(name): len(frame) if name in whole else int(count) for name, count in rows.items()}
     return {}
 
 
 def look_at(split: str, frame: Any, settings: DataSettings) -> list[Any]:
     """Return the findings of one split."""
     known = {name: spec for name, spec in settings.columns.items() if name in frame}
-    volume = gate.at_least(f"{split}: rows", len(frame), settings.min_rows.get(split), "rows")
+    volume = gate.at_least(f"{split}: rows", len(frame), settings.min_rows.get(split))
     findings = [volume, gate.expected(f"{split}: columns", list(frame), list(settings.columns), "columns")]
     if frame.empty:
-        return [gate.enough(f"{split}: rows", 0, settings.min_rows.get(split), "rows")]
+        return [gate.enough(f"{split}: rows", 0, settings.min_rows.get(split))]
     broken = broken_rows(frame[list(known)], known)
     for name, spec in known.items():
         findings.append(gate.none_of(f"{split}: {name} values", broken.get(name, 0), len(frame), "rows"))

@@ -21,6 +21,7 @@ from tidegate.files import write_atomic
 
 SCHEMA = 1
 MAX_BYTES = 4 * 1024 * 1024
+FOLD_FROM = 25  # findings; of longer tables only what does not hold is unfolded
 _MARKS = {Verdict.PASS: "✅", Verdict.INCONCLUSIVE: "🟡", Verdict.ERROR: "⚠️", Verdict.FAIL: "❌"}
 
 
@@ -71,24 +72,18 @@ def to_markdown(report: Report, title: str = "") -> str:
     """Return the report as Markdown that GitHub renders: verdict first, then the findings, then details."""
     heading = title or f"{report.gate} of {report.model}"
     lines = [f"**{_MARKS[report.verdict]} {report.verdict}** {_cell(heading)}: {_summary(report)}", ""]
-    lines += ["| name | observed | limit | verdict | reason |", "| --- | ---: | ---: | --- | --- |"]
-    for finding in _by_severity(report.findings) or [compare.error(report.gate, "nothing was looked at")]:
-        cells = [finding.name, _value(finding.observed), _value(finding.limit)]
-        cells += [f"{_MARKS[finding.verdict]} {finding.verdict}", finding.reason]
-        lines.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
+    findings = _by_severity(report.findings) or [compare.error(report.gate, "nothing was looked at")]
+    broken_ones = [finding for finding in findings if finding.verdict is not Verdict.PASS]
+    if len(findings) <= FOLD_FROM:
+        lines += _table(findings)
+    else:
+        lines += _table(broken_ones) if broken_ones else []
+        held = _table([finding for finding in findings if finding.verdict is Verdict.PASS])
+        lines += ["", *_folded(f"{len(findings) - len(broken_ones)} findings that hold", held)]
     if report.measurements:
         shown = json.dumps(_plain(dict(report.measurements)), indent=1, ensure_ascii=False)
-        fenced = shown.replace("```", "` ` `")
-        lines += [
-            "",
-            "<details><summary>Measurements</summary>",
-            "",
-            "```json",
-            fenced,
-            "```",
-            "",
-            "</details>",
-        ]
+        fenced = ["```json", shown.replace("```", "` ` `"), "```"]
+        lines += ["", *_folded("Measurements", fenced)]
     return "\n".join(lines) + "\n"
 
 
@@ -114,8 +109,7 @@ def combine(reports: Sequence[Report], expected: Sequence[str] = ()) -> str:
         cells = (report.gate, state, str(len(report.findings)), reason)
         lines.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
     for report in everything:
-        summary = f"{report.gate}: {report.verdict}"
-        lines += ["", f"<details><summary>{_cell(summary)}</summary>", "", to_markdown(report), "</details>"]
+        lines += ["", *_folded(f"{report.gate}: {report.verdict}", [to_markdown(report)])]
     return "\n".join(lines) + "\n"
 
 
@@ -185,6 +179,19 @@ def read_report(path: Path) -> Report:
 def read_folder(folder: Path) -> list[Report]:
     """Read every `*.json` report of a folder, in name order; empty when there is none."""
     return [read_report(path) for path in sorted(folder.glob("*.json"))]
+
+
+def _table(findings: Sequence[Finding]) -> list[str]:
+    lines = ["| name | observed | limit | verdict | reason |", "| --- | ---: | ---: | --- | --- |"]
+    for finding in findings:
+        cells = [finding.name, _value(finding.observed), _value(finding.limit)]
+        cells += [f"{_MARKS[finding.verdict]} {finding.verdict}", finding.reason]
+        lines.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
+    return lines
+
+
+def _folded(summary: str, lines: Sequence[str]) -> list[str]:
+    return [f"<details><summary>{_cell(summary)}</summary>", "", *lines, "", "</details>"]
 
 
 def _by_severity(findings: Sequence[Finding]) -> list[Finding]:

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from tidegate.core.verdict import Finding, Verdict
 
 Number = float | int | None
+REFUSALS = frozenset({400, 413, 415, 422})
 
 
 def show(value: float) -> str:
@@ -32,12 +33,12 @@ def fact(name: str, reason: str, observed: float | str | None = None) -> Finding
 
 def at_most(name: str, observed: Number, limit: Number, unit: str = "") -> Finding:
     """PASS when observed ≤ limit, FAIL when above it; both in `unit`."""
-    return _bound(name, observed, limit, unit, "<=", ">")
+    return _bound(name, observed, limit, unit, "≤", ">")
 
 
 def at_least(name: str, observed: Number, limit: Number, unit: str = "") -> Finding:
     """PASS when observed ≥ limit, FAIL when below it; both in `unit`."""
-    return _bound(name, observed, limit, unit, ">=", "<")
+    return _bound(name, observed, limit, unit, "≥", "<")
 
 
 def within(name: str, observed: Number, low: Number, high: Number, unit: str = "") -> Finding:
@@ -140,11 +141,34 @@ def precedes(name: str, last: str | None, first: str | None) -> Finding:
     return Finding(name, Verdict.PASS if fine else Verdict.FAIL, first, last, text)
 
 
+def answer_problem(status: int, body: object) -> str:
+    """Return what is wrong with the answer to a good row, or nothing: 200 and a probability in [0, 1]."""
+    if status != 200:
+        return f"status {status}, wanted 200" if status else "no answer"
+    value = body.get("probability") if isinstance(body, dict) else None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        return f"probability {value!r}, wanted a number from 0 to 1"
+    return ""
+
+
+def refusal(name: str, status: int, named: object, field: str) -> Finding:
+    """PASS when a bad row was refused with a 4xx that blames `field` (any field where it is empty).
+
+    Other 4xx answers than those in REFUSALS (unknown path, too many requests) refuse something else.
+    """
+    refused = status in REFUSALS
+    blamed = refused and (not field or named == field)
+    verdict = Verdict.PASS if blamed else Verdict.FAIL
+    wanted = f"4xx for `{field}`" if field else "4xx"
+    saw = f"{status or 'no answer'}" + (f" for `{named}`" if named else "")
+    return Finding(name, verdict, saw, wanted, f"{name}: answered {saw}, wanted {wanted}")
+
+
 def _bound(name: str, observed: Number, limit: Number, unit: str, fine: str, broken: str) -> Finding:
     missing = _missing(name, observed, limit)
     if missing or observed is None or limit is None:
         return missing or error(name, "no number")
-    passed = observed <= limit if fine == "<=" else observed >= limit
+    passed = observed <= limit if fine == "≤" else observed >= limit
     sign = fine if passed else broken
     text = f"{name} {show(observed)}{_gap(unit)} {sign} limit {show(limit)}{_gap(unit)}"
     return Finding(name, Verdict.PASS if passed else Verdict.FAIL, float(observed), float(limit), text)
