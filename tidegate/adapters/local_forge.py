@@ -29,7 +29,7 @@ class LocalForge:
         if not (path / "objects").is_dir():
             raise ConfigError(
                 f"{path} is not a bare repository",
-                "Make one with `tidegate forge init DIR`, or set forge.adapter to github in envs/platform.yaml.",
+                "Make one: `tidegate forge init DIR`; or set forge.adapter: github in envs/platform.yaml.",
             )
         self.path = path.absolute()
         self.base = base
@@ -198,7 +198,7 @@ exit 0
 
 
 def init(path: Path, tidegate: Path) -> None:
-    """Make a bare repository whose hook calls `tidegate forge receive`; safe to repeat, keeps what is there."""
+    """Make a bare repository whose hook calls `tidegate forge receive`; safe to repeat."""
     path = path.absolute()
     if not (path / "objects").is_dir():
         path.mkdir(parents=True, exist_ok=True)

@@ -195,9 +195,7 @@ def pr_show(number: int, as_json: AsJson = False) -> None:
     if as_json:
         _say(json.dumps(asdict(pull), indent=1))
         return
-    _say(
-        f"#{pull.number} {pull.title} [{pull.state}]\nbranch {pull.branch} at {pull.head[:12]}, by {pull.author}"
-    )
+    _say(f"#{pull.number} {pull.title} [{pull.state}]\n{pull.branch} at {pull.head[:12]}, by {pull.author}")
     _say(f"\n{pull.body}")
 
 

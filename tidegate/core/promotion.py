@@ -1,4 +1,4 @@
-"""Which promotion may be made, what it is called, what comes after it, and when its rollout has ended. Pure."""
+"""Which promotion may be made, what it is called, what comes next, and when its rollout has ended. Pure."""
 
 from __future__ import annotations
 
