@@ -8,17 +8,22 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import json
 import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from tidegate import config, ports
-from tidegate.errors import ConfigError
+from tidegate.errors import ConfigError, Unreachable
 
 if TYPE_CHECKING:
     from tidegate.adapters.bentoml import BentoStore
+    from tidegate.adapters.mlflow import MlflowRegistry
+    from tidegate.agent import Ports as AgentPorts
 
 T = TypeVar("T")
 
@@ -101,6 +106,13 @@ def registry(spec: config.Platform, where: config.Home) -> ports.Registry:
     return MlflowRegistry(where.address(spec.stores.registry))
 
 
+def runs(spec: config.Platform, where: config.Home) -> MlflowRegistry:
+    """Return the log of training runs, which MLflow keeps beside its registry."""
+    from tidegate.adapters.mlflow import MlflowRegistry
+
+    return MlflowRegistry(where.address(spec.stores.registry))
+
+
 def bentos(spec: config.Platform, where: config.Home) -> BentoStore:
     """Return the store that Bentos are built into."""
     from tidegate.adapters.bentoml import BentoStore
@@ -119,6 +131,66 @@ def state(spec: config.Platform, where: config.Home) -> ports.StateStore:
 
     scheme = spec.stores.state.split(":", 1)[0]
     return _choose("state", scheme, {"sqlite": sqlite})
+
+
+def state_path(spec: config.Platform, where: config.Home) -> Path:
+    """Return the file of the agents' state, for readers that need no lease."""
+    return Path(where.address(spec.stores.state).removeprefix("sqlite:///"))
+
+
+def plane_names(checkout: Path) -> tuple[str, ...]:
+    """Return the planes that the environments' platforms name, in the order of environments."""
+    files = config.read_envs(checkout)
+    return tuple(dict.fromkeys(config.parse_platform(files, name).plane for name in config.ENVIRONMENTS))
+
+
+def agent_ports(spec: config.Platform, where: config.Home, checkout: Path) -> AgentPorts:
+    """Return everything that the agent of a plane touches."""
+    from tidegate.adapters.sqlite import SqliteInbox
+    from tidegate.adapters.system import LogNotifier, SystemClock
+    from tidegate.agent import Ports
+    from tidegate.jobs import ThreadJobs
+
+    return Ports(
+        router=router(spec, where),
+        metrics=metrics(spec, where),
+        workloads=workloads(spec, where),
+        repository=repository(spec, where, checkout),
+        state=state(spec, where),
+        inbox=SqliteInbox(state_path(spec, where)),
+        notifier=LogNotifier(where.logs / f"events-{spec.plane}.jsonl"),
+        clock=SystemClock(),
+        jobs=ThreadJobs(),
+        mirror=mirror(spec.plane),
+    )
+
+
+def mirror(plane: str) -> Callable[[config.Desired], None]:
+    """Return what makes the registry's aliases say what Git says, in a process of its own.
+
+    MLflow takes seconds and hundreds of megabytes to import: an agent that idles for months must not
+    carry it, and at low priority it slows no request.
+    """
+
+    def run(desired: config.Desired) -> None:
+        aliases: dict[str, dict[str, int | None]] = {}
+        for env in desired.environments.values():
+            if env.platform.plane != plane:
+                continue
+            for model in desired.models():
+                record = desired.records.get(env.releases.get(model, ""))
+                aliases.setdefault(model, {})[env.name] = record.registry.version if record else None
+        if not any(version for names in aliases.values() for version in names.values()):
+            return
+        command = ["nice", "-n", "19", sys.executable, "-m", "tidegate", "mirror", json.dumps(aliases)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        if done.returncode:
+            last = (done.stderr.strip() or done.stdout.strip() or "no output").splitlines()[-1]
+            raise Unreachable(
+                f"the registry's aliases were not moved: {last}", "It is tried at the next commit."
+            )
+
+    return run
 
 
 def repository(spec: config.Platform, where: config.Home, checkout: Path) -> ports.Repository:
