@@ -1,0 +1,1 @@
+"""What `make bench` measures; each entry is explained in docs/benchmarks.md."""
