@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from tidegate.adapters.git.reading import log_releases, read_published, refresh, remote_url
+from tidegate.adapters.git.reading import log_releases, probe, read_published, refresh, remote_url
 from tidegate.adapters.git.repository import GitRepository
 
-__all__ = ["GitRepository", "log_releases", "read_published", "refresh", "remote_url"]
+__all__ = ["GitRepository", "log_releases", "probe", "read_published", "refresh", "remote_url"]

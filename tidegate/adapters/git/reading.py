@@ -15,6 +15,7 @@ from tidegate.config import parse_release_file
 from tidegate.core.history import Revision
 from tidegate.errors import ConfigError, PlatformError, Unreachable
 
+PROBE_TIMEOUT = 15.0  # seconds; a person waits
 # One commit of `git log`: fields end with 0x1f, commits with 0x1e; neither occurs in what people write.
 _FIELDS = "%H%x1f%P%x1f%ct%x1f%an%x1f%s%x1f%(trailers:only=true,unfold=true)%x1f%x1e"
 
@@ -37,6 +38,17 @@ def _absolute(url: str, checkout: Path) -> str:
     if "://" in url or ":" in url.split("/", 1)[0]:  # https://…, git@host:owner/name
         return url
     return str((checkout / Path(url).expanduser()).resolve())
+
+
+def probe(url: str, branch: str) -> str:
+    """Return a line that says where the remote's branch is; raises Unreachable."""
+    try:
+        found = line("ls-remote", "--", url, f"refs/heads/{branch}", timeout=PROBE_TIMEOUT)
+    except GitFailed as failure:
+        raise Unreachable(f"{url}: {failure.text}", "Check the address and your access to it.") from failure
+    if not found:
+        raise Unreachable(f"{url} has no branch {branch}", f"Push it: git push origin {branch}.")
+    return f"{url}, {branch} at {found[:8]}"
 
 
 def read_published(where: str | Path, name: str, remote: str = "origin") -> dict[str, Any] | None:
@@ -75,7 +87,7 @@ def refresh(checkout: Path, remote: str, branch: str) -> None:
     spec = f"+refs/heads/{branch}:refs/remotes/{remote}/{branch}"
     options = ("--quiet", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules", "--no-auto-gc")
     try:
-        git("fetch", *options, "--", remote, spec, folder=checkout, timeout=REMOTE_TIMEOUT)
+        git("fetch", *options, "--", remote, spec, folder=checkout, timeout=PROBE_TIMEOUT)
     except GitFailed as failure:
         raise Unreachable(f"{remote}: {failure.text}", "What was fetched before is shown.") from failure
 
