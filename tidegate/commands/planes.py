@@ -1,9 +1,59 @@
-"""TODO."""
+"""Commands of the planes: `up`, `down`."""
 
 from __future__ import annotations
 
+import json
+from typing import Annotated
+
 import typer
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add this group's commands."""
+    app.command()(up)
+    app.command()(down)
+
+
+def up(
+    plane: Annotated[str, typer.Option(help="Only this plane; all that envs/ names by default.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Start the planes: router, supervisor and agent of each; returns when all are ready.
+
+    Safe to repeat: a running plane is left as it is. Example: tidegate up --plane staging
+    """
+    from tidegate import planes, wiring
+
+    checkout = wiring.find_checkout()
+    home = wiring.home(checkout)
+    started: list[str] = []
+    answers: dict[str, str] = {}
+    try:
+        for name in [plane] if plane else planes.names(checkout):
+            if not planes.running(home, name):
+                started.append(name)
+            answers[name] = planes.up(checkout, home, name)
+            if not as_json:
+                typer.echo(f"{name:12} {answers[name]}")
+    except BaseException:
+        for name in started:
+            planes.stop(home, name)
+        raise
+    if as_json:
+        typer.echo(json.dumps({"planes": answers}))
+
+
+def down(
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing.")] = False,
+) -> None:
+    """Stop every process that this checkout's home started, and nothing else.
+
+    Safe to repeat. Example: tidegate down
+    """
+    from tidegate import planes, wiring
+
+    stopped = planes.down(wiring.home(wiring.find_checkout()))
+    if not quiet:
+        typer.echo(f"stopped {stopped} processes" if stopped else "nothing was running")

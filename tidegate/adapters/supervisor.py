@@ -1,0 +1,230 @@
+"""Workloads as processes under a plane's supervisord: one program a replica, each on a port of its own."""
+
+from __future__ import annotations
+
+import fcntl
+import http.client
+import json
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tidegate import bentos, processes
+from tidegate.core.release import ReleaseRecord
+from tidegate.errors import Unreachable
+from tidegate.placements import STOP_GRACE, Command, Placed, Placements
+from tidegate.ports import Replica, ReplicaState, Workload
+from tidegate.supervisord import ALIVE, Supervisord
+
+PROBE_TIMEOUT = 0.25  # seconds
+PATIENT_PROBES = 4  # a ready replica too busy to answer fewer probes than this in a row is still ready
+_READY, _BUSY = "ready", "no answer in time"
+Rows = Callable[[str], Sequence[Mapping[str, Any]]]
+
+
+class SupervisorWorkloads:
+    """Workloads of one plane. `folder` is the plane's, `bentos_home` the Bento store.
+
+    `command(record, port)` gives command and environment of a replica, `rows(bento tag)` its warm-up
+    requests; both default to what Bentos bring.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        socket: Path,
+        bentos_home: Path,
+        *,
+        command: Command | None = None,
+        rows: Rows | None = None,
+    ) -> None:
+        self._folder = folder
+        self._placements = Placements(folder)
+        self._supervisord = Supervisord(socket)
+        self._bentos = bentos_home
+        self._command = command or self._serve
+        self._rows = rows or (lambda tag: bentos.warmup_rows(bentos.bento_path(bentos_home, tag)))
+        self._probes = ThreadPoolExecutor(max_workers=16, thread_name_prefix="probe")
+        self._seen: dict[str, tuple[int, int]] = {}  # program → (pid that was ready, probes missed since)
+
+    def start(self, record: ReleaseRecord, replicas: int) -> None:
+        """Start a release; of one that was started, start again only what has stopped or given up.
+
+        Raises ReleaseNotFound, Unreachable (no supervisord).
+        """
+        with self._lock():
+            known = self._supervisord.processes()
+            placed = self._placements.read()
+            found = placed.get((record.model, record.id))
+            if found is None:
+                # Without its file, what supervisord still runs of it sits on ports that nobody knows.
+                self._end([name for name in known if name.startswith(f"{record.model}.{record.id}.")])
+                taken = {port for other in placed.values() for port in other.ports}
+                found = Placed(record, processes.free_ports(replicas, taken))
+                self._placements.write(found, self._command)
+                known = self._supervisord.processes()
+            missing = [name for name in found.programs if name not in known]
+            if missing:
+                self._supervisord.add(*missing)
+            for name in found.programs:
+                if name in known and known[name]["statename"] in ("STOPPED", "EXITED", "FATAL", "UNKNOWN"):
+                    self._supervisord.restart(name)
+
+    def stop(self, model: str, release: str) -> None:
+        """Stop a release's processes and wait until they are gone; Unreachable when they don't go."""
+        with self._lock():
+            # The file goes last: a crash before that leaves a release that is still listed and can be
+            # stopped again, never processes that nobody knows.
+            prefix = f"{model}.{release}."
+            self._end([name for name in self._supervisord.processes() if name.startswith(prefix)])
+            self._placements.forget(f"{model}.{release}")
+
+    def list(self) -> Sequence[Workload]:
+        """Return every started release with its replicas' states.
+
+        A replica whose port somebody else has taken is moved to another one; raises Unreachable.
+        """
+        placed = [found for _, found in sorted(self._placements.read().items())]
+        known = self._supervisord.processes()
+        self._end_strays(known, placed)
+        ports = [port for found in placed for port in found.ports]
+        answers = dict(zip(ports, self._probes.map(_probe, ports), strict=True))
+        result = []
+        for found in placed:
+            replicas = []
+            for name, port in zip(found.programs, found.ports, strict=True):
+                replica = self._judge(name, port, known.get(name), answers[port])
+                if replica.state is ReplicaState.FAILED and known.get(name) and self._lost(name, port):
+                    replica = Replica(replica.endpoint, ReplicaState.FAILED, self._move(found, name, port))
+                replicas.append(replica)
+            result.append(Workload(found.record.model, found.record.id, tuple(replicas)))
+        return result
+
+    def warm(self, model: str, release: str) -> None:
+        """Send each warm-up row to each replica; raises Unreachable when one does not answer."""
+        found = self._placements.read().get((model, release))
+        if found is None:
+            raise Unreachable(f"{model} {release} was not started", "Start it first.")
+        rows = [json.dumps(row) for row in self._rows(found.record.bento.tag)]
+        for name, port in zip(found.programs, found.ports, strict=True):
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+            try:
+                for row in rows:
+                    connection.request("POST", "/predict", row, {"content-type": "application/json"})
+                    connection.getresponse().read()
+            except (OSError, http.client.HTTPException) as error:
+                raise Unreachable(
+                    f"{name} did not answer its warm-up ({error})", f"Look at {self._placements.log(name)}."
+                ) from error
+            finally:
+                connection.close()
+
+    # ---------------------------------------------------------------- what a replica is
+    def _judge(self, name: str, port: int, info: Mapping[str, Any] | None, answer: str) -> Replica:
+        """Supervisord's word and the probe's answer → the replica."""
+        endpoint = f"127.0.0.1:{port}"
+        if info is None:
+            return Replica(endpoint, ReplicaState.FAILED, "supervisord does not run it; start it again")
+        if info["statename"] not in ALIVE:
+            return Replica(endpoint, ReplicaState.FAILED, self._reason(name, info))
+        pid, missed = self._seen.get(name, (0, 0))
+        if answer == _READY:
+            # Somebody else's server on our port may answer 200 as well: look once who it is.
+            if pid != info["pid"] and not processes.listens(info["pid"], port):
+                return Replica(endpoint, ReplicaState.FAILED, f"port {port} is another program's")
+            self._seen[name] = (info["pid"], 0)
+            return Replica(endpoint, ReplicaState.READY)
+        if answer == _BUSY and pid == info["pid"] and missed + 1 < PATIENT_PROBES:
+            self._seen[name] = (pid, missed + 1)
+            return Replica(endpoint, ReplicaState.READY, f"busy: {missed + 1} probes without an answer")
+        return Replica(endpoint, ReplicaState.STARTING, answer)
+
+    def _reason(self, name: str, info: Mapping[str, Any]) -> str:
+        try:
+            with self._placements.log(name).open("rb") as file:
+                file.seek(max(0, file.seek(0, 2) - 4096))
+                lines = [line.strip() for line in file.read().decode(errors="replace").splitlines()]
+        except OSError:
+            lines = []
+        said = " | ".join([line for line in lines if line][-5:])
+        return f"{info['statename']} {info['spawnerr']}: {said}"
+
+    def _lost(self, name: str, port: int) -> bool:
+        """Tell whether somebody else holds a replica's port."""
+        if processes.is_free(port):
+            return False
+        info = self._supervisord.processes().get(name)
+        return info is not None and not (info["pid"] and processes.listens(info["pid"], port))
+
+    def _move(self, found: Placed, name: str, port: int) -> str:
+        """Give one replica another port; its siblings go on."""
+        with self._lock():
+            placed = self._placements.read()
+            now = placed.get((found.record.model, found.record.id))
+            if now != found:
+                return "was changed meanwhile"
+            taken = {p for other in placed.values() for p in other.ports}
+            new = processes.free_ports(1, taken)[0]
+            ports = tuple(new if p == port else p for p in found.ports)
+            self._end([name])
+            self._placements.write(Placed(found.record, ports), self._command)
+            self._supervisord.add(name)
+        return f"port {port} was taken by {processes.listener(port) or 'another program'}; moved to {new}"
+
+    # ---------------------------------------------------------------- processes
+    def _end_strays(self, known: Collection[str], placed: Sequence[Placed]) -> None:
+        """Stop workloads without a file (it was damaged): nobody could reach or stop them otherwise."""
+        if set(_workloads(known)) <= {name for found in placed for name in found.programs}:
+            return
+        with self._lock():  # look again: another process may have been about to start one
+            kept = {name for found in self._placements.read().values() for name in found.programs}
+            self._end([name for name in _workloads(self._supervisord.processes()) if name not in kept])
+
+    def _end(self, names: Sequence[str]) -> None:
+        """Stop programs, wait until they are gone, make supervisord forget them."""
+        left = sorted(names)
+        deadline = time.monotonic() + STOP_GRACE + 5
+        while left:
+            self._supervisord.signal_stop(*left)
+            self._supervisord.remove(*left)
+            known = self._supervisord.processes()
+            left = [name for name in left if name in known]
+            if time.monotonic() > deadline:
+                raise Unreachable(f"{', '.join(left)} did not stop", "Look at supervisord.log.")
+            time.sleep(0.05 if left else 0)
+        for name in names:
+            processes.end(processes.carrying(self._placements.mark(name)))
+
+    @contextmanager
+    def _lock(self) -> Iterator[None]:
+        """One change at a time, over processes: `status` and the agent may meet."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with (self._folder / "workloads.lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def _serve(self, record: ReleaseRecord, port: int) -> tuple[Sequence[str], Mapping[str, str]]:
+        bentos.verify(self._bentos, record)
+        return bentos.serve_command(record.bento.tag, port), bentos.serve_environment(self._bentos, record)
+
+
+def _workloads(programs: Collection[str]) -> Iterator[str]:
+    """The programs that are replicas: `<model>.<release>.<index>`; envoy and agent have no dots."""
+    return (name for name in programs if name.count(".") >= 2)
+
+
+def _probe(port: int) -> str:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PROBE_TIMEOUT)
+    try:
+        connection.request("GET", "/readyz")
+        status = connection.getresponse().status
+    except TimeoutError:
+        return _BUSY
+    except (OSError, http.client.HTTPException) as error:
+        return str(error) or type(error).__name__
+    finally:
+        connection.close()
+    return _READY if status == 200 else f"/readyz answered {status}"

