@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -88,6 +89,7 @@ def _revisions(checkout: Path, environment: str, fetch: bool) -> list[Revision]:
 
 def _print(environment: str, found: list[Entry], moment: float | None) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     when = "" if moment is None else f" at {iso(moment)}"
@@ -106,13 +108,12 @@ def _print(environment: str, found: list[Entry], moment: float | None) -> None:
             iso(entry.start).replace("T", " "),
             "now" if entry.end is None else iso(entry.end).replace("T", " "),
             f"[{colour}]{entry.kind}[/]",
-            f"{entry.author}{approved}",
+            escape(f"{entry.author}{approved}"),
             entry.commit[:8],
-            " ".join(part for part in (entry.verdict, entry.why) if part),
+            escape(" ".join(part for part in (entry.verdict, entry.why) if part)),
         )
-    console = Console()
     # Into a file or a pipe, a line is a line: nothing is cut to the width of a terminal that isn't there.
-    console.print(table, width=None if console.is_terminal else 200)
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 
 def doctor(as_json: _Json = False) -> None:
