@@ -40,6 +40,9 @@ WEATHER_COLUMNS = tuple(f"weather_{name}" for name in WEATHER)
 #: The flattened row, column by column.
 COLUMNS = (*PLAIN, *PLANE_COLUMNS, *WEATHER_COLUMNS)
 
+#: The column that is predicted, 1 or 0; no row of a request has it.
+LABEL = "late"
+
 #: What the model sees, in this order.
 FEATURES = (
     "weekday", "hour", "minute", *CATEGORIES, "distance", "plane_age", "plane_seats", *WEATHER_COLUMNS,

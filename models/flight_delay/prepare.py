@@ -21,7 +21,6 @@ from models.flight_delay import features
 from models.layout import SPLITS, Layout
 from tidegate.errors import ConfigError, PlatformError
 
-LABEL = "late"
 ORDER = ["date", "sched_dep_time", "origin", "carrier", "flight"]
 
 
@@ -52,9 +51,9 @@ def label(flights: pd.DataFrame, late_after: int) -> pd.DataFrame:
     date = pd.to_datetime(arrived[["year", "month", "day"]]).dt.strftime("%Y-%m-%d")
     clock = arrived["sched_dep_time"].map(lambda hhmm: f"{hhmm // 100:02d}:{hhmm % 100:02d}")
     rows = arrived.assign(date=date, sched_dep_time=clock)
-    rows[LABEL] = (rows["arr_delay"] > late_after).astype("int8")
+    rows[features.LABEL] = (rows["arr_delay"] > late_after).astype("int8")
     # Everything that is known only after departure (dep_delay, air_time, ...) stays behind here.
-    kept = rows[[*features.COLUMNS, LABEL, "month"]]
+    kept = rows[[*features.COLUMNS, features.LABEL, "month"]]
     return kept.sort_values(ORDER, kind="stable", ignore_index=True)
 
 
@@ -100,7 +99,7 @@ def main() -> None:
     rows = label(join(flights, weather, planes), parameters["late_after"])
     for name, part in split(rows, parameters).items():
         write(part, layout.data(name))
-        print(f"{name:8} {len(part):7,} flights, {part[LABEL].mean():.1%} late", flush=True)
+        print(f"{name:8} {len(part):7,} flights, {part[features.LABEL].mean():.1%} late", flush=True)
 
 
 if __name__ == "__main__":
