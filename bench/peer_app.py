@@ -1,0 +1,69 @@
+"""The peer of `service-throughput`: flight-delay as anyone would write it in bare FastAPI.
+
+The same model, the same features, pydantic for the same request. Run by `uvicorn bench.peer_app:app`.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import onnxruntime
+from fastapi import FastAPI
+from pydantic import BaseModel
+
+from models.flight_delay import features
+
+
+class Plane(BaseModel):
+    """The aircraft."""
+
+    year: int | None = None
+    seats: int | None = None
+
+
+class Weather(BaseModel):
+    """The hour's weather at the origin."""
+
+    temp: float | None = None
+    dewp: float | None = None
+    humid: float | None = None
+    wind_dir: float | None = None
+    wind_speed: float | None = None
+    wind_gust: float | None = None
+    precip: float | None = None
+    pressure: float | None = None
+    visib: float | None = None
+
+
+class Flight(BaseModel):
+    """One request."""
+
+    date: str
+    sched_dep_time: str
+    carrier: str
+    flight: int
+    tailnum: str | None = None
+    origin: str
+    dest: str
+    distance: float
+    plane: Plane | None = None
+    weather: Weather | None = None
+
+
+folder = Path(os.environ["BENCH_MODEL"])
+options = onnxruntime.SessionOptions()
+options.intra_op_num_threads = 1
+options.log_severity_level = 3
+session = onnxruntime.InferenceSession(folder / "model.onnx", options, providers=["CPUExecutionProvider"])
+name = session.get_inputs()[0].name
+vocabulary = features.load(folder / "features.json")
+app = FastAPI()
+
+
+@app.post("/predict")
+async def predict(flight: Flight) -> dict[str, float | bool]:
+    """Return the probability of a late arrival."""
+    rows = features.compute([flight.model_dump()], vocabulary)
+    probability = float(session.run(["probabilities"], {name: rows})[0][0, 1])
+    return {"probability": probability, "late": probability >= 0.5}
