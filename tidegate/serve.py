@@ -10,6 +10,7 @@ import argparse
 import logging
 import os
 import shutil
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ def main() -> int:
     parser.add_argument("--host", default="127.0.0.1")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    # While loading, SIGTERM ends at once; while serving, uvicorn drains and then raises it again.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
     _fresh_metrics_folder(arguments.port)
 
     import uvicorn

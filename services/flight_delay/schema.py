@@ -22,8 +22,9 @@ def _number(unit: str, low: float, high: float) -> Any:
     return Annotated[float, Meta(ge=low, le=high, description=f"{unit}, from {low:g} to {high:g}, or null")]
 
 
+# \Z, not $: `$` lets a trailing newline through.
 Airport = Annotated[
-    str, Meta(pattern=r"^[A-Z]{3}$", description="an airport's code of three capital letters")
+    str, Meta(pattern=r"^[A-Z]{3}\Z", description="an airport's code of three capital letters")
 ]
 
 
@@ -63,11 +64,11 @@ class Flight(_Request, frozen=True):
 
     date: Annotated[datetime.date, Meta(description="a calendar date written YYYY-MM-DD")]
     sched_dep_time: Annotated[
-        str, Meta(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$", description="a local time written HH:MM")
+        str, Meta(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]\Z", description="a local time written HH:MM")
     ]
     carrier: Annotated[
         str,
-        Meta(pattern=r"^[A-Z0-9]{2,3}$", description="a carrier's code of two or three capitals or digits"),
+        Meta(pattern=r"^[A-Z0-9]{2,3}\Z", description="a carrier's code of two or three capitals or digits"),
     ]
     flight: Annotated[int, Meta(ge=1, le=99999, description="the flight's number")]
     origin: Airport

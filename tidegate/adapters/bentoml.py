@@ -93,15 +93,23 @@ def _stage(source: Source, context: Path) -> None:
     root, package = source.checkout, source.package
     wanted = [
         *(f"services/{package}/{path.name}" for path in (root / "services" / package).glob("*.py")),
+        f"services/{package}/service.py",
         f"models/{package}/features.py",
         *(f"tidegate/{name}" for name in SHELL),
     ]
-    optional = ["services/__init__.py", "models/__init__.py", f"models/{package}/__init__.py"]
-    for name in [*wanted, *(name for name in optional if (root / name).is_file())]:
-        if not (root / name).is_file():
-            raise ConfigError(f"{name} is missing", f"Write it, or remove {source.model}.", where=str(root))
+    packages = [
+        f"{folder}/__init__.py"
+        for folder in ("services", f"services/{package}", "models", f"models/{package}")
+    ]
+    for name in [*wanted, *packages]:
         (context / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(root / name, context / name)
+        if (root / name).is_file():
+            shutil.copyfile(root / name, context / name)
+        elif name in packages:
+            # Without it, a real package of that name anywhere on the path would be imported instead.
+            (context / name).touch()
+        else:
+            raise ConfigError(f"{name} is missing", f"Write it, or remove {source.model}.", where=str(root))
     shutil.copytree(source.artifact, context / MODEL)
     manifest = {"model": source.model, "version": source.version, "digest": source.digest}
     (context / "artifact.json").write_text(json.dumps(manifest, indent=2) + "\n")
