@@ -21,6 +21,7 @@ from tidegate.core.state import (
     Action,
     ModelState,
     Note,
+    Rollout,
     Seen,
     Start,
     Stop,
@@ -79,6 +80,7 @@ class _Memory:
     problems: dict[str, str] = field(default_factory=dict)
     published: dict[str, Any] = field(default_factory=dict)
     mirrored: str = ""
+    pending: list[Event] = field(default_factory=list)  # told by jobs, not stored yet
     leased: float = 0.0
 
 
@@ -138,7 +140,7 @@ class Agent:
         self._problem("plane", view.problem)
         self._problem("git", self.git.problem)
         answers = self._operators(now)
-        events: list[Event] = []
+        events, self.memory.pending = self.memory.pending, []
         actions: list[tuple[str, Action]] = []
         told: dict[str, tuple[Want, ModelState, frozenset[str]]] = {}
         states: dict[str, ModelState] = {}
@@ -272,7 +274,14 @@ class Agent:
         else:
             rollout, now = action.rollout, self.ports.clock.now()
             names = tuple(e.name for e in desired.environments.values() if e.platform.plane == self.plane)
-            submit(key, lambda: write_back(self.ports.repository, rollout, model, names, now))
+            submit(key, lambda: self._write_back(rollout, model, names, now))
+
+    def _write_back(
+        self, rollout: Rollout, model: str, environments: tuple[str, ...], now: float
+    ) -> tuple[float, str] | None:
+        """Write a rollback to Git; returns when it was pushed and the commit, None if nothing was due."""
+        commit = write_back(self.ports.repository, rollout, model, environments, now)
+        return (self.ports.clock.now(), commit) if commit else None
 
     def _collect(self, now: float) -> bool:
         """Take in what jobs have finished."""
@@ -301,6 +310,11 @@ class Agent:
             self.sight.warmed(model, release)
         elif kind == "WriteBack":
             self.git.hurry()
+            if job.result:
+                at, commit = job.result
+                text = f"Git says so too: {commit[:12]} takes {release} back"
+                note = Note("reverted", release, text, {"commit": commit})
+                self.memory.pending.append(self._event(model, note, at))
 
     # ------------------------------------------------------------ Git and people
     def _poll(self, now: float) -> None:

@@ -184,7 +184,7 @@ def _configuration(checkout: Path, at: Layout, *, agent: bool) -> str:
         parts.append(
             program(
                 "agent",
-                [sys.executable, "-m", "tidegate.agent", "--plane", at.plane],
+                [sys.executable, "-m", "tidegate", "agent", "--plane", at.plane],
                 log=at.log("agent"),
                 environment={"PYTHONUNBUFFERED": "1"},
                 directory=str(checkout).replace("%", "%%"),

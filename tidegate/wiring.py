@@ -138,12 +138,6 @@ def state_path(spec: config.Platform, where: config.Home) -> Path:
     return Path(where.address(spec.stores.state).removeprefix("sqlite:///"))
 
 
-def plane_names(checkout: Path) -> tuple[str, ...]:
-    """Return the planes that the environments' platforms name, in the order of environments."""
-    files = config.read_envs(checkout)
-    return tuple(dict.fromkeys(config.parse_platform(files, name).plane for name in config.ENVIRONMENTS))
-
-
 def agent_ports(spec: config.Platform, where: config.Home, checkout: Path) -> AgentPorts:
     """Return everything that the agent of a plane touches."""
     from tidegate.adapters.sqlite import SqliteInbox

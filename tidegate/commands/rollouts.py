@@ -26,6 +26,7 @@ def _state_path(checkout: Path) -> Path:
 
 def snapshot(checkout: Path, events: int = 8) -> dict[str, Any]:
     """Return what every plane of this checkout's home does now, as JSON types."""
+    from tidegate import planes as running
     from tidegate import wiring
     from tidegate.adapters.sqlite import read_events, read_planes
     from tidegate.locks import agent_runs
@@ -33,7 +34,7 @@ def snapshot(checkout: Path, events: int = 8) -> dict[str, Any]:
     where, state = wiring.home(checkout), _state_path(checkout)
     stored = read_planes(state)
     planes = []
-    for name in wiring.plane_names(checkout):
+    for name in running.names(checkout):
         documents = stored.get(name, {})
         planes.append(
             {
