@@ -254,7 +254,12 @@ def sections(checkout: Path, model: str) -> list[str]:
 
 
 def pull_artifacts(checkout: Path) -> None:
-    """Bring the pipeline's outputs of this commit from the shared DVC store. Raises PlatformError."""
+    """Bring the pipeline's outputs of this commit from the shared DVC store, if it has a pipeline.
+
+    Raises NoData before the first release, PlatformError when the store does not give them.
+    """
+    if not (checkout / "dvc.yaml").is_file():
+        return
     if not (checkout / "dvc.lock").is_file():
         raise NoData("there is no dvc.lock at this commit", "Let the release workflow run on main first.")
     done = subprocess.run(

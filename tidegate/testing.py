@@ -17,6 +17,7 @@ from tidegate.ports import (
     Change,
     Counters,
     Event,
+    Pull,
     Replica,
     ReplicaState,
     Request,
@@ -492,3 +493,56 @@ class FakeRegistry(_Faults):
         if not 1 <= version <= len(known):
             raise Fatal(f"{model} has no version {version}", "List what is there in the registry.")
         return known[version - 1]
+
+
+class FakeForge:
+    """`ports.Forge` in memory. `push` stands for git: a branch has a head, and may conflict with main."""
+
+    def __init__(self) -> None:
+        self.heads: dict[str, str] = {}
+        self.conflicting: set[str] = set()
+        self.pulls: list[Pull] = []
+        self.written: dict[int, dict[str, str]] = {}
+
+    def push(self, branch: str, commit: str) -> None:
+        """Make a branch point at a commit, as `git push` would."""
+        self.heads[branch] = commit
+
+    def open(self, branch: str, title: str, body: str, author: str) -> Pull:
+        """Open a pull request, or update the open one of the branch. Raises Conflict if it was not pushed."""
+        if branch not in self.heads:
+            raise Conflict(f"branch {branch} is not on the forge", "Push it first.")
+        at = next((i for i, p in enumerate(self.pulls) if p.branch == branch and p.state == "open"), None)
+        if at is None:
+            number = len(self.pulls) + 1
+            self.pulls.append(Pull(number, branch, title, body, author, "open", self.heads[branch]))
+            return self.pulls[-1]
+        self.pulls[at] = replace(self.pulls[at], title=title, body=body, head=self.heads[branch])
+        return self.pulls[at]
+
+    def list(self) -> Sequence[Pull]:
+        """Return all pull requests, newest first."""
+        return [replace(p, head=self.heads.get(p.branch, p.head)) for p in reversed(self.pulls)]
+
+    def comment(self, number: int, marker: str, body: str) -> None:
+        """Write a comment, or replace the one that carries the same marker."""
+        self._pull(number)
+        self.written.setdefault(number, {})[marker] = body
+
+    def merge(self, number: int, approver: str, reason: str) -> str:
+        """Merge and return a commit made up from the number."""
+        pull = self._pull(number)
+        if pull.state != "open":
+            raise Refused(f"pull request {number} is {pull.state}", "Open a new one.")
+        if approver == pull.author or not approver.strip() or not reason.strip():
+            raise Refused("somebody else must approve, with a reason", "Let another person merge it.")
+        if pull.branch in self.conflicting:
+            raise Conflict(f"pull request {number} does not merge with main", "Make its branch anew.")
+        self.pulls[number - 1] = replace(pull, state="merged", merged_by=approver, reason=reason)
+        self.heads.pop(pull.branch)
+        return f"{number:040x}"
+
+    def _pull(self, number: int) -> Pull:
+        if not 0 < number <= len(self.pulls):
+            raise Refused(f"there is no pull request {number}", "List them.")
+        return self.pulls[number - 1]

@@ -143,10 +143,10 @@ def _translate(method: str, path: str, answer: httpx.Response) -> TidegateError:
         return Refused(what, "Give GITHUB_TOKEN the rights `contents` and `pull-requests: write`.")
     if answer.status_code == 404:
         return Refused(what, "Check forge.repository in envs/platform.yaml, and the token's rights.")
-    if answer.status_code == 409:
-        return Conflict(what, "The branch moved; look again, then repeat.")
+    if answer.status_code == 409 or (answer.status_code == 405 and "not mergeable" in what):
+        return Conflict(what, "The branch moved or conflicts with main; look again, then repeat.")
     if answer.status_code == 405:
-        return Refused(what, "A rule of the branch forbids it, or it conflicts; see the pull request.")
+        return Refused(what, "A rule of the branch forbids it; see the pull request.")
     if answer.status_code == 422 and path == "/pulls":
         return Conflict(what, "Push the branch first; it must differ from main.")
     return Refused(what, "See the pull request on GitHub.")

@@ -377,9 +377,13 @@ def stores_link() -> None:
     Example: tidegate stores link
     """
     from tidegate import wiring
-    from tidegate.adapters import dvc
 
     checkout = wiring.find_checkout()
+    if not (checkout / "dvc.yaml").is_file():
+        _say("no dvc.yaml here, so no DVC store to link")
+        return
+    from tidegate.adapters import dvc
+
     address = wiring.home(checkout).address(wiring.platform(checkout, "staging").stores.dvc)
     dvc.link(checkout, address)
     _say(f"DVC store: {address}")
