@@ -13,7 +13,7 @@ class CannotRun(Exception):
 
 @dataclass(frozen=True)
 class Measured:
-    """One entry's numbers. `goal` bounds `value`, or `ratio` where the entry is held against its peer."""
+    """One entry's numbers, beside its peer's where it has one."""
 
     value: float
     peer: str = ""
@@ -23,23 +23,27 @@ class Measured:
 
 @dataclass(frozen=True)
 class Goal:
-    """`of` is `value` or `ratio`; `at_most` and `at_least` are inclusive."""
+    """`of` is `value`, `ratio` or `difference` to the peer; `at_most` and `at_least` are inclusive."""
 
     of: str = "value"
     at_most: float | None = None
     at_least: float | None = None
 
     def __str__(self) -> str:
-        what = "" if self.of == "value" else "ratio "
+        what = "" if self.of == "value" else f"{self.of} "
         if self.at_most is not None:
             return f"{what}<= {self.at_most:g}"
         return f"{what}>= {self.at_least:g}" if self.at_least is not None else ""
 
-    def met(self, value: float, ratio: float | None) -> bool:
-        """Tell whether a number keeps the goal; a goal on a ratio that does not exist is not kept."""
-        number = value if self.of == "value" else ratio
+    def met(self, value: float, peer: float | None) -> bool:
+        """Tell whether a number keeps the goal; one that needs a peer is not kept without."""
+        number: float | None = value
+        if self.of == "ratio":
+            number = value / peer if peer else None
+        elif self.of == "difference":
+            number = value - peer if peer is not None else None
         if number is None:
-            return self.at_most is None and self.at_least is None
+            return False
         return (self.at_most is None or number <= self.at_most) and (
             self.at_least is None or number >= self.at_least
         )
@@ -90,6 +94,6 @@ def _row(name: str, unit: str, goal: Goal, found: Measured | None, problem: str)
         "peer_value": found.peer_value,
         "ratio": ratio,
         "goal": str(goal),
-        "ok": goal.met(found.value, ratio),
+        "ok": goal.met(found.value, found.peer_value),
         "note": found.note,
     }
