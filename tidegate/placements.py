@@ -67,11 +67,8 @@ class Placements:
         return found
 
     def write(self, placed: Placed, command: Command) -> None:
-        """Store a placement and remove files that are not whole: supervisord would refuse to read any."""
-        known = {found.name for found in self.read().values()}
-        for path in self._files.glob("*.conf"):
-            if path.stem not in known:
-                path.unlink(missing_ok=True)
+        """Store a placement."""
+        self.tidy()
         sections = []
         for name, port in zip(placed.programs, placed.ports, strict=True):
             words, environment = command(placed.record, port)
@@ -92,6 +89,13 @@ class Placements:
         head = {"record": msgspec.to_builtins(placed.record), "ports": placed.ports, "sha256": _digest(body)}
         self.log("x").parent.mkdir(parents=True, exist_ok=True)
         write_atomic(self._path(placed.name), f"{_HEAD}{json.dumps(head)}\n{body}")
+
+    def tidy(self) -> None:
+        """Remove files that are not whole: because of one, supervisord would refuse to read any."""
+        known = {found.name for found in self.read().values()}
+        for path in self._files.glob("*.conf"):
+            if path.stem not in known:
+                path.unlink(missing_ok=True)
 
     def forget(self, name: str) -> None:
         """Remove a placement; nothing if there is none."""

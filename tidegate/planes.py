@@ -31,6 +31,7 @@ from tidegate.adapters.envoy import CLUSTERS_FILE, ROUTES_FILE, EnvoyRouter
 from tidegate.core import xds
 from tidegate.errors import ConfigError, PlatformError, Unreachable
 from tidegate.files import write_atomic
+from tidegate.placements import Placements
 from tidegate.supervisord import ALIVE, Supervisord, main_section, program
 
 INSTANCE = "TIDEGATE_INSTANCE"
@@ -147,6 +148,7 @@ def _start(checkout: Path, at: Layout, *, agent: bool) -> None:
     port = _choose_port(checkout, at)
     for folder in (at.folder / "logs", at.folder / "workloads", at.envoy):
         folder.mkdir(parents=True, exist_ok=True)
+    Placements(at.folder).tidy()
     EnvoyRouter(at.envoy, at.admin).prepare()
     files = (str(at.envoy / CLUSTERS_FILE), str(at.envoy / ROUTES_FILE))
     bootstrap = xds.bootstrap(at.plane, port, str(at.admin), *files)

@@ -1,0 +1,222 @@
+"""What every Workloads keeps to; and what the processes under supervisord survive."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import psutil
+import pytest
+
+from tests.planes import Plane, eventually, plane_up, tiny_command, tiny_record, tiny_servers
+from tidegate import planes
+from tidegate.adapters.supervisor import SupervisorWorkloads
+from tidegate.errors import ReleaseNotFound, Unreachable
+from tidegate.ports import ReplicaState, Workloads
+from tidegate.processes import is_free
+from tidegate.testing import FakeWorkloads
+
+ONE, TWO = tiny_record(1), tiny_record(2)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Workloads where releases run, and where none can be found."""
+
+    workloads: Workloads
+    empty: Workloads
+
+
+@pytest.fixture(scope="module")
+def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plane]:
+    with plane_up(tmp_path_factory.mktemp("workloads")) as started:
+        yield started
+
+
+@pytest.fixture
+def real(plane: Plane) -> Iterator[SupervisorWorkloads]:
+    workloads = plane.workloads()
+    yield workloads
+    for found in workloads.list():
+        workloads.stop(found.model, found.release)
+
+
+@pytest.fixture(params=["fake", "supervisor"])
+def subject(request: pytest.FixtureRequest) -> Subject:
+    if request.param == "fake":
+        empty = FakeWorkloads()
+        empty.available = set()
+        return Subject(FakeWorkloads(), empty)
+    plane: Plane = request.getfixturevalue("plane")
+    at = plane.layout
+    return Subject(
+        request.getfixturevalue("real"),
+        SupervisorWorkloads(at.folder, at.supervisor, plane.home.root / "bentoml"),
+    )
+
+
+def _ready(workloads: Workloads) -> bool:
+    return all(found.ready for found in workloads.list())
+
+
+def _endpoints(workloads: Workloads) -> list[tuple[str, ...]]:
+    return [found.endpoints for found in workloads.list()]
+
+
+def test_nothing_runs_at_first(subject: Subject) -> None:
+    """A new plane has no workload."""
+    assert list(subject.workloads.list()) == []
+
+
+def test_a_started_release_becomes_ready(subject: Subject) -> None:
+    """It is listed with each replica at an endpoint of its own, and ready before long."""
+    subject.workloads.start(ONE, 2)
+    eventually(lambda: _ready(subject.workloads))
+    (found,) = subject.workloads.list()
+    assert (found.model, found.release, len(set(found.endpoints))) == ("toy", ONE.id, 2)
+    subject.workloads.warm("toy", ONE.id)
+
+
+def test_starting_again_changes_nothing(subject: Subject) -> None:
+    """Every action is idempotent: an agent that resumes may start what it had started."""
+    subject.workloads.start(ONE, 1)
+    before = _endpoints(subject.workloads)
+    subject.workloads.start(ONE, 1)
+    assert _endpoints(subject.workloads) == before
+
+
+def test_releases_stand_side_by_side(subject: Subject) -> None:
+    """Stopping one leaves the other, and stopping it again does nothing."""
+    subject.workloads.start(ONE, 1)
+    subject.workloads.start(TWO, 1)
+    subject.workloads.stop("toy", ONE.id)
+    subject.workloads.stop("toy", ONE.id)
+    assert [found.release for found in subject.workloads.list()] == [TWO.id]
+
+
+def test_a_release_that_is_not_here_is_named(subject: Subject) -> None:
+    """It fails for good, says what to do, and leaves nothing behind."""
+    with pytest.raises(ReleaseNotFound) as error:
+        subject.empty.start(ONE, 1)
+    assert error.value.action
+    assert list(subject.empty.list()) == []
+
+
+def test_warming_what_does_not_run_is_unreachable(subject: Subject) -> None:
+    """The caller learns that nothing was warmed."""
+    with pytest.raises(Unreachable):
+        subject.workloads.warm("toy", ONE.id)
+
+
+# ---------------------------------------------------------------- supervisord
+def _process(port: int) -> psutil.Process:
+    """The replica that was started on a port, listening or not."""
+    for process in psutil.process_iter():
+        try:
+            if str(port) in process.cmdline() and "TIDEGATE_WORKLOAD" in process.environ():
+                return process
+        except psutil.Error:
+            continue
+    raise AssertionError(f"no replica on {port}")
+
+
+def _port(workloads: Workloads, index: int = 0) -> int:
+    (found,) = workloads.list()
+    return int(found.endpoints[index].rsplit(":", 1)[1])
+
+
+def test_stop_returns_when_the_processes_are_gone(real: SupervisorWorkloads) -> None:
+    """After stop the port is free and the process is no more."""
+    real.start(ONE, 1)
+    eventually(lambda: _ready(real))
+    port = _port(real)
+    process = _process(port)
+    real.stop("toy", ONE.id)
+    assert not process.is_running()
+    assert is_free(port)
+
+
+def test_a_killed_replica_comes_back_on_its_port(real: SupervisorWorkloads) -> None:
+    """The supervisor restarts it without the agent; its sibling is untouched."""
+    real.start(ONE, 2)
+    eventually(lambda: _ready(real))
+    before, sibling = _endpoints(real), _process(_port(real, 1)).pid
+    _process(_port(real, 0)).kill()
+    eventually(lambda: not _ready(real))
+    eventually(lambda: _ready(real))
+    assert _endpoints(real) == before
+    assert _process(_port(real, 1)).pid == sibling
+
+
+def test_a_replica_that_exits_fails_with_its_last_words(plane: Plane, real: SupervisorWorkloads) -> None:
+    """FAILED carries what the log said last, so that nobody has to look for it."""
+    at = plane.layout
+    script = "import sys; print('no such model file'); sys.exit(3)"
+    broken = SupervisorWorkloads(
+        at.folder,
+        at.supervisor,
+        plane.home.root,
+        command=lambda record, port: (["/usr/bin/env", "python3", "-c", script], {}),
+    )
+    broken.start(ONE, 1)
+    eventually(lambda: broken.list()[0].replicas[0].state is ReplicaState.FAILED)
+    assert "no such model file" in broken.list()[0].replicas[0].detail
+
+
+def test_a_restarted_supervisor_brings_the_releases_back(plane: Plane, real: SupervisorWorkloads) -> None:
+    """Ports survive, so routes stay right."""
+    real.start(ONE, 2)
+    eventually(lambda: _ready(real))
+    before = _endpoints(real)
+    planes.stop(plane.home, "staging")
+    with pytest.raises(Unreachable):
+        real.list()
+    assert planes.up(plane.checkout, plane.home, "staging", agent=False) == plane.url
+    eventually(lambda: _ready(real))
+    assert _endpoints(real) == before
+
+
+@pytest.mark.parametrize("answering", [True, False])
+def test_a_replica_whose_port_is_taken_moves(
+    plane: Plane, real: SupervisorWorkloads, answering: bool
+) -> None:
+    """Somebody else on its port, answering or not, is never taken for it; it gets another port."""
+    real.start(ONE, 2)
+    eventually(lambda: _ready(real))
+    taken, other = _port(real, 0), _port(real, 1)
+    planes.stop(plane.home, "staging")
+    with tiny_servers() as servers, ExitStack() as stack:
+        if answering:
+            servers.run("stranger", f"127.0.0.1:{taken}")
+        else:
+            stack.enter_context(socket.create_server(("127.0.0.1", taken)))
+        planes.up(plane.checkout, plane.home, "staging", agent=False)
+        eventually(lambda: _ready(real) and _port(real, 0) != taken)
+        assert _port(real, 1) == other
+
+
+def test_a_damaged_file_does_not_stop_the_plane(plane: Plane, real: SupervisorWorkloads) -> None:
+    """A half-written file counts as none: its processes are ended, and the release can be started anew."""
+    real.start(ONE, 1)
+    eventually(lambda: _ready(real))
+    process = _process(_port(real))
+    path = plane.layout.folder / "workloads" / f"toy.{ONE.id}.conf"
+    path.write_text(path.read_text()[:-40])
+    (path.parent / "toy.garbage.conf").write_text("[program:")
+    assert list(real.list()) == []
+    assert not process.is_running()
+    planes.stop(plane.home, "staging")
+    (path.parent / "toy.garbage.conf").write_text("[program:")
+    planes.up(plane.checkout, plane.home, "staging", agent=False)
+    real.start(ONE, 1)
+    eventually(lambda: _ready(real))
+
+
+def test_odd_characters_reach_the_replica_unchanged(real: SupervisorWorkloads) -> None:
+    """supervisord expands `%`, quotes and commas in its files; ours say what was meant."""
+    real.start(ONE, 1)
+    eventually(lambda: _ready(real))
+    wanted = tiny_command(ONE, 1)[1]["ODD"]
+    assert _process(_port(real)).environ()["ODD"] == wanted
