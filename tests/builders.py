@@ -74,3 +74,40 @@ def flight_row(**changes: Any) -> dict[str, Any]:
         },
     }
     return {**row, **changes}
+
+
+class GateRoom:
+    """A checkout just large enough for gate scripts: params.yaml, data/, build/, envs/ of model `toy`."""
+
+    def __init__(self, root: Path, gate: str, settings: dict[str, Any]) -> None:
+        self.root, self.gate = root, gate
+        self.data, self.build = root / "data" / "toy", root / "build" / "toy"
+        self.data.mkdir(parents=True)
+        self.build.mkdir(parents=True)
+        self.set(settings)
+
+    def set(self, settings: dict[str, Any], model: dict[str, Any] | None = None) -> None:
+        """Write params.yaml: the gate's section, and what the model lays over it."""
+        own = {self.gate: model} if model else {}
+        content = {"models": {"toy": {"gates": own}}, "gates": {self.gate: settings}}
+        (self.root / "params.yaml").write_text(json.dumps(content))  # JSON is YAML
+
+    def run(self, *arguments: str) -> tuple[int, Any]:
+        """Run the real script as a process; return its exit code and the report it wrote."""
+        import os
+        import subprocess
+        import sys
+
+        from tidegate import report
+
+        script = Path(__file__).parents[1] / "gates" / f"{self.gate}.py"
+        done = subprocess.run(
+            [sys.executable, str(script), "toy", *arguments],
+            cwd=self.root,
+            env={**os.environ, "TIDEGATE_HOME": str(self.root / ".tidegate")},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        print(done.stdout, done.stderr)
+        return done.returncode, report.read_report(self.build / "gates" / f"{self.gate}.json")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -216,7 +217,7 @@ def _value(value: float | str | None) -> str:
 def _cell(text: str) -> str:
     """Escape what would end a table's cell or start HTML; values in reasons come from data."""
     flat = " ".join(text.split())
-    return flat.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
+    return re.sub(r"<(?=[a-zA-Z/!?])", "&lt;", flat).replace("|", "\\|")
 
 
 def _plain(value: Any) -> Any:
@@ -225,8 +226,8 @@ def _plain(value: Any) -> Any:
         return {str(key): _plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [_plain(inner) for inner in value]
-    if hasattr(value, "item") and not isinstance(value, str | bytes):
-        return _plain(value.item())
+    if hasattr(value, "tolist"):  # numpy's scalars and arrays
+        return _plain(value.tolist())
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if value is None or isinstance(value, str | int | bool):

@@ -102,7 +102,7 @@ def not_worse_than(
         Verdict.INCONCLUSIVE: "may be worse by more than",
     }[verdict]
     text = (
-        f"{name} {show(candidate)} against production's {show(baseline)}: difference "
+        f"{name}: {show(candidate)} beside {show(baseline)}, difference "
         f"{candidate - baseline:+.4g} ({low:+.4g} to {high:+.4g}), {says} {show(margin)}"
     )
     return Finding(name, verdict, float(candidate), float(baseline), text)

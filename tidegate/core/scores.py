@@ -57,7 +57,7 @@ def log_loss(labels: Any, probabilities: Any) -> float:
     return float(losses.mean()) if len(losses) else math.nan
 
 
-def calibration_error(labels: Any, probabilities: Any, bins: int = 15) -> float:
+def calibration_error(labels: Any, probabilities: Any, bins: int = 20) -> float:
     """Return the expected calibration error over bins of equal width: Σ share·|mean p − rate|."""
     truth = np.asarray(labels, dtype=np.float64)
     values = np.asarray(probabilities, dtype=np.float64)

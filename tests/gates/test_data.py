@@ -1,0 +1,169 @@
+"""The data gate on small frames."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from gates import data
+from tests.builders import GateRoom
+from tidegate import gating
+from tidegate.core.verdict import Verdict, worst
+
+SETTINGS: dict[str, Any] = {
+    "min_rows": {"train": 50, "holdout": 20},
+    "label": "late",
+    "label_rate": [0.2, 0.6],
+    "ordered_by": "date",
+    "columns": {
+        "date": {"type": "text", "pattern": r"^\d{4}-\d{2}-\d{2}$"},
+        "carrier": {"type": "text", "among": ["UA", "AA"]},
+        "distance": {"type": "int", "within": [10, 5000]},
+        "temp": {"type": "number", "within": [-40, 130], "nulls": 0.2},
+        "late": {"type": "flag"},
+    },
+}
+
+
+def frame(rows: int, month: int = 1) -> pd.DataFrame:
+    """Rows as they should be: a tenth of the temperatures unknown, four in ten late."""
+    count = np.arange(rows)
+    return pd.DataFrame(
+        {
+            "date": [f"2013-{month:02d}-{1 + i % 28:02d}" for i in count],
+            "carrier": np.where(count % 2, "UA", "AA"),
+            "distance": 200 + count,
+            "temp": np.where(count % 10, 50.0 + count % 30, np.nan),
+            "late": (count % 5 < 2).astype("int8"),
+        }
+    )
+
+
+@pytest.fixture
+def room(tmp_path: Path) -> GateRoom:
+    """A checkout with good data."""
+    made = GateRoom(tmp_path, "data", SETTINGS)
+    frame(60).to_parquet(made.data / "train.parquet")
+    frame(30, month=5).to_parquet(made.data / "holdout.parquet")
+    return made
+
+
+def verdict_of(changed: pd.DataFrame) -> tuple[Verdict, str]:
+    """Return the verdict on one split, and what decided it."""
+    settings = gating.convert(SETTINGS, data.DataSettings, where="test")
+    found = data.look_at("train", changed, settings)
+    return worst(f.verdict for f in found), "; ".join(
+        f.reason for f in found if f.verdict is not Verdict.PASS
+    )
+
+
+def test_good_data_passes_as_a_process(room: GateRoom) -> None:
+    """The real script exits 0 and says how many rows it looked at."""
+    code, report = room.run()
+    assert code == 0
+    assert report.measurements["rows"] == {"train": 60, "holdout": 30}
+
+
+def test_a_bad_value_fails_as_a_process(room: GateRoom) -> None:
+    """The real script exits 1 and names split, column and count."""
+    frame(30, month=5).assign(carrier="ZZ").to_parquet(room.data / "holdout.parquet")
+    code, report = room.run()
+    assert code == 1
+    assert "holdout: carrier values: 30 of 30 rows failed, limit 0" in {f.reason for f in report.findings}
+
+
+def test_missing_data_is_an_error_and_clears_the_old_report(room: GateRoom) -> None:
+    """The real script exits 3 without its input, and a PASS of an earlier run does not survive."""
+    (room.build / "gates").mkdir()
+    (room.build / "gates" / "data.json").write_text("{}")
+    (room.data / "holdout.parquet").unlink()
+    code, report = room.run()
+    assert code == 3
+    assert "holdout.parquet" in report.findings[0].reason
+
+
+def test_empty_or_unreadable_data_is_an_error(room: GateRoom) -> None:
+    """No rows, and bytes that are no parquet, are ERROR and neither PASS nor a traceback alone."""
+    frame(0).to_parquet(room.data / "train.parquet")
+    code, report = room.run()
+    assert (code, report.verdict) == (3, Verdict.ERROR)
+    (room.data / "train.parquet").write_bytes(b"PAR1 not really")
+    code, report = room.run()
+    assert (code, report.verdict) == (3, Verdict.ERROR)
+
+
+def test_train_that_reaches_into_the_holdout_fails(room: GateRoom) -> None:
+    """A day in both splits is an overlap."""
+    frame(60, month=5).to_parquet(room.data / "train.parquet")
+    code, report = room.run()
+    assert code == 1
+    assert any("overlap" in f.reason for f in report.findings)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"distance": 9}, "distance values"),
+        ({"temp": 1000.0}, "temp values"),
+        ({"temp": np.nan}, "temp nulls 1 > limit 0.2"),
+        ({"date": "1 May"}, "date values"),
+        ({"carrier": None}, "carrier nulls"),
+        ({"distance": "200"}, "distance values: 60 of 60"),
+        ({"distance": 200.5}, "distance values"),
+        ({"carrier": 7}, "carrier values"),
+        ({"late": 1}, "rate of late 1 is not within"),
+        ({"late": 2}, "late values"),
+        ({"dep_delay": 3}, "not known: dep_delay"),
+    ],
+)
+def test_each_kind_of_bad_column_fails(change: dict[str, Any], says: str) -> None:
+    """Range, nulls, pattern, stored type, label rate and an unknown (leaking) column are each caught."""
+    verdict, reasons = verdict_of(frame(60).assign(**change))
+    assert verdict is Verdict.FAIL
+    assert says in reasons
+
+
+def test_one_bad_row_is_counted_as_one() -> None:
+    """The number of rows that break a rule is in the reason."""
+    changed = frame(60)
+    changed.loc[7, "distance"] = 99999
+    verdict, reasons = verdict_of(changed)
+    assert verdict is Verdict.FAIL
+    assert "distance values: 1 of 60 rows failed" in reasons
+
+
+def test_a_missing_column_fails() -> None:
+    """A column that the schema names and the data lacks is told by name."""
+    verdict, reasons = verdict_of(frame(60).drop(columns="temp"))
+    assert verdict is Verdict.FAIL
+    assert "missing: temp" in reasons
+
+
+def test_too_few_rows_fail() -> None:
+    """Volume is a property of the data, so a short split is bad data and not a small sample of it."""
+    verdict, reasons = verdict_of(frame(40))
+    assert verdict is Verdict.FAIL
+    assert "rows 40 < limit 50" in reasons
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({**SETTINGS, "label_rates": [0, 1]}, "Did you mean `label_rate`?"),
+        ({**SETTINGS, "columns": {}}, "no columns was asked for"),
+        ({**SETTINGS, "min_rows": {}}, "the limit is no number"),
+        ({**SETTINGS, "label": "gone"}, "there is no number"),
+    ],
+)
+def test_settings_that_compare_nothing_are_an_error(
+    room: GateRoom, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], says: str
+) -> None:
+    """A typing error in params.yaml, and a section that asks for nothing, are never PASS."""
+    room.set(settings)
+    monkeypatch.chdir(room.root)
+    assert gating.run("data", data.DataSettings, data.look, argv=["toy"]) == 3
+    assert says in (room.build / "gates" / "data.md").read_text()
