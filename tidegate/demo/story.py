@@ -1,0 +1,303 @@
+"""The plot of the demo: three releases on their way, one of which must come back by itself."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tidegate.adapters.local_forge import LocalForge
+from tidegate.adapters.sqlite import read_events, read_planes
+from tidegate.demo import changes
+from tidegate.demo.screen import Screen
+from tidegate.demo.traffic import Traffic
+from tidegate.errors import PlatformError, TidegateError
+from tidegate.ports import Pull
+from tidegate.runs import RunStore
+
+MODEL = "flight-delay"
+REVIEWER = "Robin Reviewer <robin@example.org>"
+DEVELOPER = ("Dana Developer", "dana@example.org")
+PATIENCE = 420.0  # seconds for any single thing to happen
+
+
+@dataclass
+class Release:
+    """What became of one pushed change; `marks` are epoch seconds in the order in which they happened."""
+
+    what: str
+    expected: str
+    release: str = ""
+    fate: str = "pushed"
+    marks: dict[str, float] = field(default_factory=dict)
+
+
+class Stage:
+    """The demo's folder: a forge, a clone with its planes, and the passengers."""
+
+    def __init__(self, source: Path, folder: Path, screen: Screen) -> None:
+        self.source, self.folder, self.screen = source, folder, screen
+        self.forge_path, self.clone = folder / "forge.git", folder / "clone"
+        self.answers, self.log = folder / "answers.csv", folder / "demo.log"
+        self.home = self.clone / ".tidegate"
+        self.traffic: Traffic | None = None
+        self.releases: list[Release] = []
+        dropped = ("GIT_", "TIDEGATE_")
+        self.environment = {k: v for k, v in os.environ.items() if not k.startswith(dropped)}
+        self.environment["PYTHONPATH"] = str(self.clone)
+        self.environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+
+    # ------------------------------------------------------------ commands
+    def run(self, *command: str, show: bool = False, cwd: Path | None = None) -> str:
+        """Run a command in the clone; its lines go to demo.log and, one at a time, to the screen."""
+        shown = " ".join(command).replace(f"{sys.executable} -m ", "")
+        if show:
+            self.screen.say(f"$ {shown}", "bold cyan")
+        output: list[str] = []
+        with self.log.open("a") as log:
+            log.write(f"$ {shown}\n")
+            process = subprocess.Popen(
+                command,
+                cwd=cwd or self.clone,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+            )
+            try:
+                for line in process.stdout or ():
+                    log.write(line)
+                    output.append(line)
+                    if line.strip():
+                        self.screen.now(line.strip().removeprefix("remote:").strip()[:150])
+                code = process.wait()
+            finally:
+                if process.poll() is None:
+                    process.terminate()
+        if code:
+            tail = "".join(output[-12:]).strip()
+            raise PlatformError(f"`{shown}` ended with {code}:\n{tail}\n", f"All of it is in {self.log}.")
+        return "".join(output)
+
+    def git(self, *arguments: str, show: bool = False) -> str:
+        """Run git in the clone as the developer."""
+        name, mail = DEVELOPER
+        return self.run("git", "-c", f"user.name={name}", "-c", f"user.email={mail}", *arguments, show=show)
+
+    def tidegate(self, *arguments: str, show: bool = False) -> str:
+        """Run a tidegate command in the clone, by the clone's own code."""
+        return self.run(sys.executable, "-m", "tidegate", *arguments, show=show)
+
+    # ------------------------------------------------------------ looking
+    def line(self, environment: str) -> dict[str, Any]:
+        """Return what the plane's agent says of an environment now; empty when it says nothing yet."""
+        for documents in read_planes(self.home / "state.db").values():
+            found = documents.get("status", {}).get("models", {}).get(MODEL, {}).get(environment)
+            if found:
+                return dict(found)
+        return {}
+
+    def events(self) -> list[dict[str, Any]]:
+        """Return the production agent's events."""
+        found = read_events(self.home / "state.db", "production", 100_000)
+        return [{"at": e.at, "kind": e.kind, "release": e.release, "text": e.text} for e in found]
+
+    def wait(self, what: str, done: Callable[[], Any]) -> Any:
+        """Wait until something is there; a workflow that fails meanwhile ends the demo with its log."""
+        self.screen.now(what)
+        end = time.time() + PATIENCE
+        while time.time() < end:
+            found = done()
+            if found:
+                return found
+            if self.traffic and not self.traffic.alive():
+                raise PlatformError("the passengers stopped", f"See {self.folder / 'locust.log'}.")
+            time.sleep(0.3)
+        raise PlatformError(f"{what}: not within {PATIENCE:.0f} s", f"See {self.log} and `tidegate status`.")
+
+    def pull_request(self, environment: str, besides: str = "") -> Pull:
+        """Wait for the open promotion to an environment (not of the release `besides`)."""
+        store, known = RunStore(self.forge_path), {r.number for r in self._failed()}
+
+        def look() -> Pull | None:
+            for run in self._failed():
+                if run.number not in known:
+                    tail = "\n".join(store.log(run.number).read_text(errors="replace").splitlines()[-15:])
+                    raise PlatformError(
+                        f"the workflow {run.workflow} failed:\n{tail}\n",
+                        f"See: tidegate forge log {run.number} --forge {self.forge_path}",
+                    )
+            for pull in LocalForge(self.forge_path).list():
+                prefix = f"promote/{environment}/{MODEL}/"
+                if (
+                    pull.state == "open"
+                    and pull.branch.startswith(prefix)
+                    and pull.branch != prefix + besides
+                ):
+                    return pull
+            return None
+
+        found: Pull = self.wait(f"waiting for the pull request to {environment}", look)
+        return found
+
+    def _failed(self) -> list[Any]:
+        return [
+            run for run in RunStore(self.forge_path).list() if run.state in ("failed", "error", "timeout")
+        ]
+
+    def merge(self, pull: Pull, reason: str) -> None:
+        """Merge a promotion as the second person, without waiting for what it starts."""
+        self.screen.say(f"pull request #{pull.number}: {pull.title}", "bold")
+        number = str(pull.number)
+        self.tidegate("pr", "merge", number, "--as", REVIEWER, "--reason", reason, "--detach", show=True)
+
+
+# ---------------------------------------------------------------- acts
+def prepare(stage: Stage) -> None:
+    """Make the forge and the clone, and start the planes."""
+    stage.folder.mkdir(parents=True)
+    stage.screen.say(f"a forge and a clone in {stage.folder}")
+    stage.run(
+        "git", "clone", "--quiet", "--no-hardlinks", str(stage.source), str(stage.clone), cwd=stage.folder
+    )
+    stage.git("checkout", "--quiet", "-B", "main")
+    forge = str(stage.forge_path)
+    stage.tidegate("forge", "init", forge, "--workflows", "train,release,promote", show=True)
+    stage.git("remote", "set-url", "origin", forge)
+
+
+def release(stage: Stage, what: str, expected: str, edits: Sequence[changes.Edit]) -> Release:
+    """Push a change and follow it as far as it gets."""
+    made = Release(what, expected)
+    stage.releases.append(made)
+    stage.screen.say(f"── {what} ──", "bold magenta")
+    if edits:
+        stage.git("pull", "--quiet", "--rebase", "origin", "main")
+        changes.apply(stage.clone, edits)
+        stage.git("commit", "--quiet", "--all", "--message", what, show=True)
+    made.marks["push"] = time.time()
+    stage.git("push", "origin", "HEAD:main", show=True)
+    if not edits:
+        stage.tidegate("up", show=True)
+    pull = stage.pull_request("staging")
+    made.release = pull.branch.rsplit("/", 1)[-1]
+    stage.screen.say(f"trained, gated and packaged: release {made.release}", "green")
+    made.marks["packaged"] = time.time()
+    stage.merge(pull, "data, quality and drift gates pass")
+    if not stage.traffic:
+        flights(stage)
+    _until(stage, made, "staging", ("Healthy",))
+    stage.screen.say(f"{made.release} runs in staging; contract and load gates against it", "green")
+    pull = stage.pull_request("canary")
+    made.marks["staging gates pass"] = time.time()
+    stage.merge(pull, "contract and load gates pass in staging")
+    if not stage.traffic:
+        _until(stage, made, "canary", ("Progressing", "Verified"))
+        board(stage)
+    phase = _until(stage, made, "canary", ("Verified", "Healthy", "RolledBack"))
+    if phase == "RolledBack":
+        return _rolled_back(stage, made)
+    made.marks["canary verified"] = time.time()
+    stage.screen.say(f"the canary is verified: {_reasons(stage.line('canary'))}", "green")
+    stage.merge(stage.pull_request("production"), "the canary held its objectives")
+    _until(stage, made, "production", ("Healthy",))
+    made.marks["in production"] = time.time()
+    made.fate = "in production"
+    stage.screen.say(f"{made.release} is in production", "bold green")
+    return made
+
+
+def _until(stage: Stage, made: Release, environment: str, phases: Sequence[str]) -> str:
+    """Wait until the release is in one of these phases; anything final that is not wanted is an error."""
+
+    def look() -> str:
+        line = stage.line(environment)
+        if line.get("release") != made.release:
+            return ""
+        phase = str(line["phase"])
+        if phase == "RolledBack" and phase not in phases:
+            raise PlatformError(f"{made.release} was rolled back: {line['reason']}", f"See {stage.log}.")
+        return phase if phase in phases else ""
+
+    return str(stage.wait(f"{made.release} in {environment}: waiting for {' or '.join(phases)}", look))
+
+
+def _reasons(line: dict[str, Any]) -> str:
+    blocking = [f["reason"] for f in line.get("findings", ()) if f.get("blocking")]
+    return "; ".join(blocking) or "no objective was broken"
+
+
+def _rolled_back(stage: Stage, made: Release) -> Release:
+    made.fate = "rolled back"
+    line = stage.line("canary")
+    stage.screen.say(f"rolled back by itself: {line['reason']}", "bold red")
+    stage.git("fetch", "--quiet", "origin")
+    stage.screen.say("and Git says so too:", "bold")
+    message = stage.git("log", "-1", "--format=%an: %s%n%n%b", "origin/main")
+    for text in message.strip().splitlines():
+        stage.screen.say(f"    {text}")
+    return made
+
+
+def flights(stage: Stage) -> None:
+    """Fetch the live months from the shared store, as rows that a client would send."""
+    stage.git("pull", "--quiet", "--rebase", "origin", "main")
+    stage.tidegate("stores", "link")
+    live = f"data/{MODEL}/live.parquet"
+    stage.run(sys.executable, "-m", "dvc", "checkout", "--quiet", live)
+    rows = str(stage.folder / "rows.jsonl")
+    stage.run(sys.executable, "-m", "tidegate.demo.rows", live, rows)
+
+
+def board(stage: Stage) -> None:
+    """Let the passengers in, through production's router."""
+    from tidegate import planes
+    from tidegate.config import Home
+
+    url = planes.url(Home(stage.home), "production")
+    rows, output = stage.folder / "rows.jsonl", stage.folder / "locust.log"
+    stage.traffic = Traffic(url, rows, stage.answers, MODEL, output)
+    stage.screen.say(
+        f"passengers ask about real flights of July to December at {url}/{MODEL}/predict", "bold"
+    )
+
+
+def tell(stage: Stage) -> None:
+    """The whole plot."""
+    prepare(stage)
+    release(stage, "The first release", "in production", ())
+    release(stage, "Tell passengers how busy the season is", "rolled back", changes.BAD)
+    release(stage, "Know the season of November and December too", "in production", changes.GOOD)
+
+
+def end(stage: Stage) -> None:
+    """Leave no process behind; what was written stays to look at."""
+    if stage.traffic:
+        stage.traffic.stop()
+    if not stage.clone.exists():
+        return
+    for command in (("forge", "stop", "--forge", str(stage.forge_path)), ("down", "--quiet")):
+        try:
+            stage.tidegate(*command)
+        except TidegateError as error:
+            stage.screen.say(str(error), "red")
+
+
+def clear(folder: Path) -> None:
+    """Remove what an earlier demo left, its processes first."""
+    from tidegate import planes
+    from tidegate.config import Home
+
+    home = folder / "clone" / ".tidegate"
+    if home.is_dir():
+        planes.down(Home(home))
+    if folder.exists():
+        shutil.rmtree(folder)
