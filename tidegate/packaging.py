@@ -4,9 +4,11 @@ A record must mean the same wherever it is made, so it leaves out what a rerun c
 
 - `commit` is the newest commit that changed what goes into *this* model's release. A promotion, a revert
   or a page of documentation on top makes no new release. In a shallow clone it is the oldest one there is.
-- `pipeline` is the digest of those stages of dvc.lock that the registered model and its gates come from.
-  While `dvc repro` runs, dvc.lock holds only the stages that are done, and it grows by the stage that
-  calls this; the stages upstream are the same then, later, and on a checkout that pulled them.
+- `pipeline` is the digest of those stages of dvc.lock that the model's files come from: data, parameters,
+  training. While `dvc repro` runs, dvc.lock holds only the stages that are done, and it grows by the stage
+  that calls this; the stages upstream are the same then, later, and on a checkout that pulled them.
+- Gates look again when something else is in production, and write other numbers. Where a record of the
+  same commit, version, files and Bento exists, it stays the release: its reports are those it was made by.
 
 An uncommitted change of what goes into a release is refused: the record would name a commit that does
 not hold it. dvc.lock and envs/ may differ, since a run of the pipeline rewrites them.
@@ -87,8 +89,10 @@ def package(
     say(f"commit    {commit[:7]}, the newest that changed what goes into {layout.model}")
     registered = read_registered(layout)
     say(f"model     version {registered.version}, {registered.digest[:19]}… as registered")
-    stages = upstream_stages(_lock(layout), _products(layout))
-    gates = gate_verdicts(layout, gate_names(layout, stages))
+    lock = _lock(layout)
+    made = upstream_stages(lock, f"build/{layout.model}/model")
+    ran = upstream_stages(lock, f"build/{layout.model}/register.json")
+    gates = gate_verdicts(layout, gate_names(layout, ran))
     say(f"gates     {', '.join(name for name in gates if name != 'report')}: PASS")
     source = Source(
         layout.model, layout.checkout, layout.artifact, registered.digest, registered.version, commit
@@ -98,15 +102,28 @@ def package(
     record = ReleaseRecord(
         model=layout.model,
         commit=commit,
-        pipeline=_digest(stages),
+        pipeline=_digest(made),
         registry=RegistryRef(registered.name, registered.version),
         artifact=registered.digest,
         bento=bento,
         gates=gates,
     )
-    path = write_record(layout, record)
-    say(f"release   {record.id}, {path.relative_to(layout.checkout)}")
-    return record
+    known = same_release(layout, record)
+    path = write_record(layout, known or record)
+    say(f"release   {path.stem}, {path.relative_to(layout.checkout)}{', made before' if known else ''}")
+    return known or record
+
+
+def same_release(layout: Layout, record: ReleaseRecord) -> ReleaseRecord | None:
+    """Return the record of the same commit, version, files and Bento that exists already, or None."""
+    for path in sorted(layout.record("any").parent.glob("*.yaml")):
+        if path.name.endswith(".rejected.yaml"):
+            continue
+        other = parse_record(path.read_text(), path.relative_to(layout.checkout).as_posix())
+        same = msgspec.structs.replace(record, pipeline=other.pipeline, gates=other.gates, image=other.image)
+        if same == other:
+            return other
+    return None
 
 
 # ---------------------------------------------------------------- Git
@@ -138,21 +155,16 @@ def _lock(layout: Layout) -> Mapping[str, Any]:
     return stages if isinstance(stages, dict) else {}
 
 
-def _products(layout: Layout) -> tuple[str, ...]:
-    base = f"build/{layout.model}"
-    return (f"{base}/register.json", *(f"{base}/gates/{gate}.json" for gate in REQUIRED_GATES))
+def upstream_stages(stages: Mapping[str, Any], product: str) -> dict[str, Any]:
+    """Return the entry of dvc.lock that made `product`, and those that it comes from.
 
-
-def upstream_stages(stages: Mapping[str, Any], products: Iterable[str]) -> dict[str, Any]:
-    """Return the entries of dvc.lock that `products` come from, and those that they come from.
-
-    Raises Refused when no stage made the first of them.
+    Raises Refused when no stage made it.
     """
     makers = {out["path"]: name for name, stage in stages.items() for out in stage.get("outs", ())}
-    wanted = list(products)
-    if _maker(wanted[0], makers) is None:
-        raise Refused(f"dvc.lock does not know what made {wanted[0]}", "Run `dvc repro`, then try again.")
+    if _maker(product, makers) is None:
+        raise Refused(f"dvc.lock does not know what made {product}", "Run `dvc repro`, then try again.")
     found: dict[str, Any] = {}
+    wanted = [product]
     while wanted:
         name = _maker(wanted.pop(), makers)
         if name is not None and name not in found:
