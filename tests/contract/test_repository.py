@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -274,6 +275,31 @@ def test_a_mirror_damaged_between_fetch_and_commit_is_made_again(mirror, remote)
     shutil.rmtree(remote.root / "mirror.git" / "objects")
     made = mirror.commit(Change(parent, {RELEASE: "models: {a: b}\n"}, "s"))
     assert remote.show(RELEASE, made) == "models: {a: b}"
+
+
+def test_threads_share_a_repository(mirror, remote):
+    """Fetching, publishing and committing from several threads at once disturb one another in nothing."""
+
+    def fetch(n: int) -> None:
+        assert RELEASE in mirror.files(mirror.fetch())
+
+    def publish(n: int) -> None:
+        mirror.publish(f"status/p{n}", {"n": n})
+
+    def commit(n: int) -> None:
+        for _ in range(50):
+            try:
+                mirror.commit(Change(mirror.fetch(), {f"envs/{n}.yaml": "x"}, f"Commit {n}"))
+                return
+            except Conflict:
+                continue
+        raise AssertionError("never the first")
+
+    with ThreadPoolExecutor(6) as pool:
+        jobs = [pool.submit(work, n) for n in range(4) for work in (fetch, publish, commit)]
+    assert [job.exception() for job in jobs] == [None] * 12
+    assert set(mirror.files(mirror.fetch())) >= {f"envs/{n}.yaml" for n in range(4)}
+    assert [read_published(remote.url, f"status/p{n}") for n in range(4)] == [{"n": n} for n in range(4)]
 
 
 def test_a_branch_set_back_is_not_put_forward(mirror, remote):

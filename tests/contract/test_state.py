@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -343,6 +344,17 @@ def test_many_openers_of_a_new_file_all_succeed(tmp_path):
     for thread in threads:
         thread.join()
     assert problems == []
+
+
+def test_threads_share_a_store(tmp_path):
+    """Saves from several threads through one store are all there, each whole."""
+    store = SqliteState(tmp_path / "state.db")
+    fence = store.acquire("production", "a", now=0, ttl=10)
+    with ThreadPoolExecutor(4) as pool:
+        jobs = [pool.submit(store.save, "production", {str(n): n}, [event(str(n))], fence) for n in range(40)]
+    assert [job.exception() for job in jobs] == [None] * 40
+    assert dict(store.load("production")) == {str(n): n for n in range(40)}
+    assert len(store.events("production")) == 40
 
 
 def test_old_events_are_dropped(tmp_path, monkeypatch):

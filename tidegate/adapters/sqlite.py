@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -59,17 +60,20 @@ def translate(error: Exception, path: Path) -> TidegateError:
 
 
 class _File:
-    """One connection to the file, opened at the first use; a process has its own."""
+    """One connection to the file, opened at the first use; threads take turns with it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
 
     def open(self) -> sqlite3.Connection:
         """Return the connection; the file is made, with its tables, when it isn't there."""
         if self._connection is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            made = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None)
+            made = sqlite3.connect(
+                self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+            )
             try:
                 made.execute("PRAGMA journal_mode=WAL")
                 made.execute("PRAGMA synchronous=FULL")
@@ -83,10 +87,11 @@ class _File:
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
         """Give the connection, and translate what goes wrong."""
-        try:
-            yield self.open()
-        except (sqlite3.Error, OSError) as error:
-            raise translate(error, self.path) from error
+        with self._lock:
+            try:
+                yield self.open()
+            except (sqlite3.Error, OSError) as error:
+                raise translate(error, self.path) from error
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:

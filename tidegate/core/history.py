@@ -154,7 +154,7 @@ def _why(revision: Revision) -> str:
     numbers = [
         f"{word} {trailers[name]}"
         for word, name in (("observed", "Tidegate-Observed"), ("limit", "Tidegate-Limit"))
-        if name in trailers
+        if trailers.get(name, "-") != "-"
     ]
     reason = trailers.get("Tidegate-Reason", "")
     return "; ".join(part for part in (reason, ", ".join(numbers)) if part) or revision.subject

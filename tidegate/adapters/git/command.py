@@ -15,10 +15,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
+from tidegate import plumbing
 from tidegate.errors import PlatformError
 
 LOCAL_TIMEOUT = 30.0  # seconds, for a command that stays on this machine
-REMOTE_TIMEOUT = 60.0
+ASK_TIMEOUT = 15.0  # for a question to a remote
+REMOTE_TIMEOUT = 60.0  # for a fetch or a push
 _KEPT = re.compile(r"GIT_(SSH|SSL|HTTP|PROXY|ASKPASS)")  # how to reach a remote, and nothing else
 _SETTINGS = (
     "core.hooksPath=/dev/null",  # a person's pre-push hook is not the agent's
@@ -54,8 +56,8 @@ class GitFailed(Exception):
 
 def _environment(extra: Mapping[str, str]) -> dict[str, str]:
     """The caller's environment without what a hook or a person set for another repository."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("GIT_") or _KEPT.match(k)}
-    return {**kept, "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C", **extra}
+    kept = {key: value for key, value in os.environ.items() if _KEPT.match(key)}
+    return plumbing.environment({**kept, **extra})
 
 
 def _scratch() -> IO[bytes]:

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from tidegate.adapters.git.command import REMOTE_TIMEOUT, GitFailed, git, line
+from tidegate.adapters.git.command import ASK_TIMEOUT, REMOTE_TIMEOUT, GitFailed, git, line
 from tidegate.adapters.git.repository import DOCUMENT
 from tidegate.config import parse_release_file
 from tidegate.core.history import Revision
 from tidegate.errors import ConfigError, PlatformError, Unreachable
 
-PROBE_TIMEOUT = 15.0  # seconds; a person waits
 # One commit of `git log`: fields end with 0x1f, commits with 0x1e; neither occurs in what people write.
 _FIELDS = "%H%x1f%P%x1f%ct%x1f%an%x1f%s%x1f%(trailers:only=true,unfold=true)%x1f%x1e"
 
@@ -43,7 +42,7 @@ def _absolute(url: str, checkout: Path) -> str:
 def probe(url: str, branch: str) -> str:
     """Return a line that says where the remote's branch is; raises Unreachable."""
     try:
-        found = line("ls-remote", "--", url, f"refs/heads/{branch}", timeout=PROBE_TIMEOUT)
+        found = line("ls-remote", "--", url, f"refs/heads/{branch}", timeout=ASK_TIMEOUT)
     except GitFailed as failure:
         raise Unreachable(f"{url}: {failure.text}", "Check the address and your access to it.") from failure
     if not found:
@@ -61,7 +60,7 @@ def read_published(where: str | Path, name: str, remote: str = "origin") -> dict
     url = remote_url(here, remote) if (here / ".git").exists() else str(where)
     ref = f"refs/tidegate/{name}"
     try:
-        found = line("ls-remote", "--", url, ref, timeout=REMOTE_TIMEOUT)
+        found = line("ls-remote", "--", url, ref, timeout=ASK_TIMEOUT)
         if not found:
             return None
         with tempfile.TemporaryDirectory() as room:
@@ -87,7 +86,7 @@ def refresh(checkout: Path, remote: str, branch: str) -> None:
     spec = f"+refs/heads/{branch}:refs/remotes/{remote}/{branch}"
     options = ("--quiet", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules", "--no-auto-gc")
     try:
-        git("fetch", *options, "--", remote, spec, folder=checkout, timeout=PROBE_TIMEOUT)
+        git("fetch", *options, "--", remote, spec, folder=checkout, timeout=ASK_TIMEOUT)
     except GitFailed as failure:
         raise Unreachable(f"{remote}: {failure.text}", "What was fetched before is shown.") from failure
 
@@ -126,6 +125,7 @@ def log_releases(
         origin = origins.get(parents[1]) if len(parents) > 1 else None
         if origin is not None:
             author, trailers = origin[3], {**origin[5], **trailers}
+        author = trailers.get("Tidegate-Author", author)  # who asked for it, where a forge merged it
         revisions.append(_revision(commit, at, author, subject, trailers, text, path))
     return revisions[::-1]
 

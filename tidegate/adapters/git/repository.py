@@ -9,11 +9,12 @@ import json
 import re
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tidegate.adapters.git.command import REMOTE_TIMEOUT, GitFailed, git, line
+from tidegate.adapters.git.command import ASK_TIMEOUT, REMOTE_TIMEOUT, GitFailed, git, line
 from tidegate.documents import MAX_BYTES
 from tidegate.errors import ConfigError, Conflict, PlatformError, Refused, TidegateError, Unreachable
 from tidegate.ports import Change
@@ -35,7 +36,7 @@ def message(change: Change) -> str:
 
 
 class GitRepository:
-    """`ports.Repository` of `branch` at `url`; one process at a time uses `folder`."""
+    """`ports.Repository` of `branch` at `url`; one process at a time uses `folder`, by any threads."""
 
     def __init__(
         self,
@@ -58,32 +59,40 @@ class GitRepository:
         self._head = ""  # the newest commit that is known to be whole in the mirror
         self._read: tuple[str, dict[str, str]] = ("", {})
         self._published: dict[str, str] = {}
+        # One call at a time: no thread loses the mirror to another's repair, nor learns an older commit
+        # after a newer one.
+        self._lock = threading.RLock()
 
     # ------------------------------------------------------------ reading
     def fetch(self) -> str:
         """Return the newest commit; asks the remote for one name, and fetches only when it moved."""
+        with self._lock:
+            commit = self._ask()
+            if commit != self._head:
+                if not self._has(commit):
+                    self._download(commit)
+                self._head = commit
+            return commit
+
+    def _ask(self) -> str:
         try:
-            found = line("ls-remote", "--", self._url, self._branch, timeout=REMOTE_TIMEOUT)
+            found = line("ls-remote", "--", self._url, self._branch, timeout=ASK_TIMEOUT)
         except GitFailed as failure:
             raise self._unreachable(failure) from failure
         if not found:
             name = self._branch.removeprefix("refs/heads/")
             raise Unreachable(f"{self._url} has no branch {name}", f"Push it: git push origin {name}.")
-        commit = found.split()[0]
-        if commit != self._head:
-            if not self._has(commit):
-                self._download(commit)
-            self._head = commit
-        return commit
+        return found.split()[0]
 
     def files(self, commit: str) -> Mapping[str, str]:
         """Return path → text under envs/.
 
         Raises Conflict when the commit left the remote, ConfigError for what is no text or too large.
         """
-        if self._read[0] != commit:
-            self._read = (commit, self._on_whole(commit, lambda: self._read_files(commit)))
-        return dict(self._read[1])
+        with self._lock:
+            if self._read[0] != commit:
+                self._read = (commit, self._on_whole(commit, lambda: self._read_files(commit)))
+            return dict(self._read[1])
 
     def _read_files(self, commit: str) -> dict[str, str]:
         listing = git("ls-tree", "-r", "-z", "--long", commit, "--", "envs/", folder=self._folder).decode()
@@ -113,13 +122,14 @@ class GitRepository:
         Returns `parent` and pushes nothing when the files say all of it already. Raises Conflict;
         Unreachable (the push may have arrived: fetch to know); Refused when the remote's rules say no.
         """
-        commit = self._on_whole(change.parent, lambda: self._write(change))
-        if commit != change.parent:
-            # With lease: a compare-and-swap, so that a branch set back on purpose stays set back.
-            lease = f"--force-with-lease={self._branch}:{change.parent}"
-            self._push(f"{commit}:{self._branch}", lease)
-            self._head = commit
-        return commit
+        with self._lock:
+            commit = self._on_whole(change.parent, lambda: self._write(change))
+            if commit != change.parent:
+                # With lease: a compare-and-swap, so that a branch set back on purpose stays set back.
+                lease = f"--force-with-lease={self._branch}:{change.parent}"
+                self._push(f"{commit}:{self._branch}", lease)
+                self._head = commit
+            return commit
 
     def publish(self, name: str, document: Mapping[str, Any]) -> None:
         """Push `document` as status.json of refs/tidegate/<name>; nothing if it is what was pushed last.
@@ -129,16 +139,16 @@ class GitRepository:
         if not _NAME.fullmatch(name):
             raise Refused(f"`{name}` can't name a published document", "Use a-z, 0-9, - and /.")
         text = json.dumps(document, sort_keys=True, indent=1) + "\n"
-        if self._published.get(name) == text:
-            return
 
         def write() -> str:
             blob = line("hash-object", "-w", "--stdin", folder=self._folder, data=text)
             tree = line("mktree", folder=self._folder, data=f"100644 blob {blob}\t{DOCUMENT}\n")
             return self._commit_tree(tree, f"Publish {name}\n")
 
-        self._push(f"+{self._healed(write)}:refs/tidegate/{name}")
-        self._published[name] = text
+        with self._lock:
+            if self._published.get(name) != text:
+                self._push(f"+{self._healed(write)}:refs/tidegate/{name}")
+                self._published[name] = text
 
     def _write(self, change: Change) -> str:
         """Write a change's commit into the mirror; its parent when nothing differs."""
