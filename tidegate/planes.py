@@ -307,7 +307,7 @@ def _stop(at: Layout) -> int:
     members = _members(at)
     try:
         Supervisord(at.supervisor).call("shutdown")
-        psutil.wait_procs(members, timeout=25)  # workloads finish the requests in flight
+        processes.gone(members, 25)  # workloads finish the requests in flight
     except (Unreachable, PlatformError):
         pass  # not running, or going down already: what is left is ended below
     processes.end(_members(at))

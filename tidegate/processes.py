@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import socket
+import time
 from collections.abc import Collection, Mapping
 
 import psutil
@@ -80,15 +82,32 @@ def carrying(mark: Mapping[str, str]) -> list[psutil.Process]:
     return found
 
 
-def end(processes: Collection[psutil.Process], grace: float = 5.0) -> int:
+def gone(members: Collection[psutil.Process], patience: float) -> bool:
+    """Wait until processes have ended; False if some have not within `patience` seconds.
+
+    A zombie has ended: in a container whose first process reaps nobody, it would be waited for in vain.
+    """
+    deadline = time.monotonic() + patience
+    while any(_alive(process) for process in members):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def _alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+def end(members: Collection[psutil.Process], grace: float = 5.0) -> int:
     """Ask processes to end, then kill those that have not after `grace` seconds; returns how many."""
     for action, patience in (("terminate", grace), ("kill", 5.0)):
-        for process in processes:
-            try:
+        for process in members:
+            with contextlib.suppress(psutil.Error):
                 getattr(process, action)()
-            except psutil.Error:
-                continue
-        _, processes_left = psutil.wait_procs(processes, timeout=patience)
-        if not processes_left:
+        if gone(members, patience):
             break
-    return len(processes)
+    return len(members)
