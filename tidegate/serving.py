@@ -14,7 +14,7 @@ answer. Example:
 BentoML stays the service: its life cycle, `/livez`, `/readyz`, `/metrics` and packaging. Only
 `POST /predict` is answered in front of its middlewares, which cost more than the model itself.
 
-Imports only what a Bento brings along, and nothing else of this package but `tidegate.files`.
+Imports only what a Bento brings along, and nothing else of this package but `files` and `request`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import re
 import sys
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ import onnxruntime
 from _bentoml_sdk import Service  # type: ignore[import-untyped] # `service_class=` has no public base
 
 from tidegate.files import digest_folder
+from tidegate.request import Invalid, decode
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -96,82 +97,6 @@ class OnnxModel:
         """Return the model's output for float32 rows [n, features]."""
         result: npt.NDArray[np.float32] = self._session.run(self._outputs, {self._input: rows})[0]
         return result
-
-
-# ---------------------------------------------------------------- what is wrong with a request
-class Invalid(Exception):
-    """A request that is refused: HTTP status, the field's name and why."""
-
-    def __init__(self, status: int, field: str, reason: str) -> None:
-        self.status, self.field, self.reason = status, field, reason
-        super().__init__(reason)
-
-
-def decode(body: bytes, decoder: msgspec.json.Decoder[Any]) -> Any:
-    """Return the request that `body` holds; raises Invalid: 422 for a field, 400 for what is not JSON."""
-    try:
-        return decoder.decode(body)
-    except msgspec.ValidationError as error:
-        raise _field_error(str(error), decoder.type) from error
-    except RecursionError as error:
-        raise Invalid(400, "body", "is nested too deeply") from error
-    except ValueError as error:  # DecodeError, or text that is not UTF-8
-        field = _non_finite_field(body)
-        if field:
-            reason = "NaN and Infinity are not numbers in JSON; send null for what is not known"
-            raise Invalid(422, field, reason) from error
-        reason = "is not JSON" if isinstance(error, msgspec.DecodeError) else "is not UTF-8"
-        raise Invalid(400, "body", f"{reason}: {error}") from error
-
-
-def _field_error(text: str, shape: Any) -> Invalid:
-    """Turn msgspec's message into the field's full name and a reason that a caller understands."""
-    path = ""
-    if " - at `" in text:
-        text, path = text.removesuffix("`").rsplit(" - at `", 1)
-    names = [path.removeprefix("$").removeprefix(".")]
-    inner = re.search(r"(?:unknown|required) field `(.*)`$", text)
-    if inner:
-        names.append(inner[1])
-        text = "is not a known field" if "unknown" in text else "is required"
-    field = ".".join(name for name in names if name) or "body"
-    wanted = _description(shape, field)
-    return Invalid(422, field, f"must be {wanted}" if wanted and not inner else text)
-
-
-def _description(shape: Any, field: str) -> str:
-    """Return what the schema says that a field is, or nothing."""
-    schema, components = msgspec.json.schema_components([shape])
-    node: Mapping[str, Any] = schema[0]
-    for name in ["", *field.split(".")]:
-        options = [node, *node.get("anyOf", ())]
-        if name:
-            found = [o["properties"][name] for o in options if name in o.get("properties", {})]
-            options = [*found, *(a for f in found for a in f.get("anyOf", ()))]
-        if not options:
-            return ""
-        text = next((o["description"] for o in options if "description" in o), "")
-        reference = next((o["$ref"] for o in options if "$ref" in o), None)
-        node = components[reference.rsplit("/", 1)[-1]] if reference else {"description": text}
-    return str(node.get("description", "")) if "properties" not in node else ""
-
-
-def _non_finite_field(body: bytes) -> str:
-    """Return the name of the first field that holds NaN or Infinity, if those are all that is wrong."""
-    try:
-        value = json.loads(body)
-    except (ValueError, RecursionError):
-        return ""
-    stack: list[tuple[str, Any]] = [("", value)]
-    while stack:
-        name, item = stack.pop()
-        if isinstance(item, float) and not math.isfinite(item):
-            return name or "body"
-        if isinstance(item, dict):
-            stack += [(f"{name}.{key}" if name else key, inner) for key, inner in item.items()]
-        elif isinstance(item, list):
-            stack += [(f"{name}[{index}]", inner) for index, inner in enumerate(item)]
-    return ""
 
 
 # ---------------------------------------------------------------- the service

@@ -26,7 +26,13 @@ from tidegate.errors import ConfigError, PlatformError
 from tidegate.files import digest_folder, write_atomic
 
 SERVING_PACKAGES = ("bentoml", "httptools", "msgspec", "numpy", "onnxruntime", "uvicorn", "uvloop")
-SHELL = ("__init__.py", "files.py", "serve.py", "serving.py")  # what a Bento carries of tidegate/
+SHELL = (
+    "__init__.py",
+    "files.py",
+    "request.py",
+    "serve.py",
+    "serving.py",
+)  # what a Bento carries of tidegate/
 BUILD_TIMEOUT = 300
 
 
