@@ -53,7 +53,7 @@ def text_of(path: Path) -> str:
 # ---------------------------------------------------------------- floors
 # From the top: an arrow goes to the same floor or a lower one. What is not named is on floor 2.
 FLOORS = {
-    **dict.fromkeys(("cli", "commands", "doctor", "planes", "__main__"), 4),
+    **dict.fromkeys(("cli", "commands", "demo", "doctor", "planes", "__main__"), 4),
     "wiring": 3,
     **dict.fromkeys(("config", "report", "ports", "documents", "files"), 1),
     **dict.fromkeys(("core", "errors"), 0),
@@ -294,7 +294,12 @@ def blocks(text: str) -> tuple[list[tuple[str, str]], list[str]]:
 
 
 def exists(path: str, beside: Path) -> bool:
-    """Whether a path is there, from the root or beside its page; only up to the first <placeholder>."""
+    """Whether a path is there, from the root or beside its page; only up to the first <placeholder>.
+
+    A bare file name may be that of any file of the repository.
+    """
+    if "/" not in path:
+        return any(path in (file.name, file.parent.name) for file in house_files())
     fixed = re.split(r"[^/]*<", path, maxsplit=1)[0]
     return not fixed or any((base / fixed).exists() for base in (ROOT, beside))
 
