@@ -191,7 +191,7 @@ def weights(state: ModelState, present: Collection[str], alive: Collection[str])
     """
     rollout = state.rollout
     if rollout and rollout.phase is Phase.ROLLING_BACK:
-        return _weights_back(rollout, present, alive)
+        return _weights_back(state.stable, rollout, present, alive)
     stable, candidate, share = state.stable, None, 0
     if rollout and rollout.phase in ACTIVE:
         stable, candidate = rollout.stable, rollout.release
@@ -205,14 +205,14 @@ def weights(state: ModelState, present: Collection[str], alive: Collection[str])
     return {base: 100 - share, candidate: share} if base else {}
 
 
-def _weights_back(rollout: Rollout, present: Collection[str], alive: Collection[str]) -> dict[str, int]:
-    """Leaving a release: to stable at once if it answers, or if the release is known to be bad."""
-    stable = rollout.stable
-    if stable is None:
-        return {}
-    if stable in alive or (stable in present and rollout.reject):
-        return {stable: 100}
-    return {rollout.release: 100} if rollout.release in alive else {}
+def _weights_back(
+    resting: str | None, rollout: Rollout, present: Collection[str], alive: Collection[str]
+) -> dict[str, int]:
+    """Leaving a release: to stable at once; from one that traffic rests on only when stable answers."""
+    back = rollout.stable
+    if resting == rollout.release and back not in alive:
+        return {resting: 100} if resting in present else {}
+    return {back: 100} if back is not None and back in present else {}
 
 
 def needed(state: ModelState) -> tuple[str, ...]:
