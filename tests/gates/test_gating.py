@@ -116,3 +116,12 @@ def test_a_report_that_can_not_be_written_is_exit_code_3(
     monkeypatch.chdir(tmp_path)
     looked = gating.Looked([gate.at_most("x", 1, 2)])
     assert gating.run("probe", Toy, lambda s: looked, argv=["toy", "--out", str(tmp_path / "out")]) == 3
+
+
+def test_the_same_look_gives_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A release's id covers its reports, so nothing in them may depend on the clock."""
+    written = []
+    for _ in range(2):
+        run(tmp_path, monkeypatch, lambda s: gating.Looked([gate.at_most("x", 1, 2)], {"rows": 3}))
+        written.append([path.read_bytes() for path in sorted((tmp_path / "out").iterdir())])
+    assert written[0] == written[1]
