@@ -23,20 +23,30 @@ class Invalid(Exception):
 
 
 def decode(body: bytes, decoder: msgspec.json.Decoder[Any]) -> Any:
-    """Return the request that `body` holds; raises Invalid: 422 for a field, 400 for what is not JSON."""
+    """Return the request that `body` holds; raises Invalid: 400 for what is not JSON, 422 for a field."""
     try:
         return decoder.decode(body)
-    except msgspec.ValidationError as error:
-        raise _field_error(str(error), decoder.type) from error
-    except RecursionError as error:
-        raise Invalid(400, "body", "is nested too deeply") from error
-    except ValueError as error:  # DecodeError, or text that is not UTF-8
-        field = _non_finite_field(body)
+    except (ValueError, RecursionError) as error:  # the struct's decoder stops at the first thing wrong
+        value = _parse(body)
+        if isinstance(error, msgspec.ValidationError):
+            raise _field_error(str(error), decoder.type) from error
+        field = _non_finite_field(value)
         if field:
             reason = "NaN and Infinity are not numbers in JSON; send null for what is not known"
             raise Invalid(422, field, reason) from error
-        reason = "is not JSON" if isinstance(error, msgspec.DecodeError) else "is not UTF-8"
-        raise Invalid(400, "body", f"{reason}: {error}") from error
+        raise Invalid(400, "body", f"is not JSON: {error}") from error
+
+
+def _parse(body: bytes) -> Any:
+    """Return `body` as plain values, NaN and Infinity let through; raises Invalid for what is not JSON."""
+    try:
+        return json.loads(body.decode(), parse_int=float)
+    except UnicodeDecodeError as error:
+        raise Invalid(400, "body", "is not UTF-8") from error
+    except RecursionError as error:
+        raise Invalid(400, "body", "is nested too deeply") from error
+    except ValueError as error:
+        raise Invalid(400, "body", f"is not JSON: {error}") from error
 
 
 def _field_error(text: str, shape: Any) -> Invalid:
@@ -71,12 +81,8 @@ def _description(shape: Any, field: str) -> str:
     return str(node.get("description", "")) if "properties" not in node else ""
 
 
-def _non_finite_field(body: bytes) -> str:
-    """Return the name of the first field that holds NaN or Infinity, if those are all that is wrong."""
-    try:
-        value = json.loads(body)
-    except (ValueError, RecursionError):
-        return ""
+def _non_finite_field(value: Any) -> str:
+    """Return the name of a field that holds NaN or Infinity, or nothing."""
     stack: list[tuple[str, Any]] = [("", value)]
     while stack:
         name, item = stack.pop()
