@@ -19,6 +19,7 @@ from tidegate.adapters.envoy import EnvoyMetrics, EnvoyRouter
 from tidegate.adapters.supervisor import SupervisorWorkloads
 from tidegate.config import Home
 from tidegate.core.release import BentoRef, RegistryRef, ReleaseRecord
+from tidegate.layout import Layout
 from tidegate.processes import free_ports
 
 TINY = str(Path(__file__).parent / "tiny_server.py")
@@ -73,8 +74,8 @@ class Plane:
     url: str
 
     @property
-    def layout(self) -> planes.Layout:
-        return planes.Layout(self.home, "staging")
+    def layout(self) -> Layout:
+        return Layout(self.home, "staging")
 
     @property
     def port(self) -> int:

@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 
 from tidegate.core.release import ReleaseRecord
+from tidegate.errors import PlatformError
 from tidegate.files import write_atomic
 from tidegate.supervisord import program
 
@@ -87,8 +88,13 @@ class Placements:
             )
         body = "\n".join(sections)
         head = {"record": msgspec.to_builtins(placed.record), "ports": placed.ports, "sha256": _digest(body)}
-        self.log("x").parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(self._path(placed.name), f"{_HEAD}{json.dumps(head)}\n{body}")
+        try:
+            self.log("x").parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(self._path(placed.name), f"{_HEAD}{json.dumps(head)}\n{body}")
+        except OSError as error:
+            raise PlatformError(
+                f"can't write {self._path(placed.name)}: {error.strerror}", "Make room or give access to it."
+            ) from error
 
     def tidy(self) -> None:
         """Remove files that are not whole: because of one, supervisord would refuse to read any."""

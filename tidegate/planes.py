@@ -1,11 +1,5 @@
 """Start and stop a plane on this machine: supervisord with Envoy, the agent and, later, workloads.
 
-    {home}/planes/<plane>/
-      supervisord.conf      envoy and agent; workloads/*.conf are the started releases
-      ports.json            where the plane answers, chosen once
-      envoy/                bootstrap.json, and the xDS files that the router adapter writes
-      logs/                 one rotated file a program
-
 Every process carries TIDEGATE_INSTANCE=<home>, so that `down` finds exactly what this home started.
 """
 
@@ -21,7 +15,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -31,47 +24,9 @@ from tidegate.adapters.envoy import CLUSTERS_FILE, ROUTES_FILE, EnvoyRouter
 from tidegate.core import xds
 from tidegate.errors import ConfigError, PlatformError, Unreachable
 from tidegate.files import write_atomic
+from tidegate.layout import INSTANCE, PLANE, Layout
 from tidegate.placements import Placements
 from tidegate.supervisord import ALIVE, Supervisord, main_section, program
-
-INSTANCE = "TIDEGATE_INSTANCE"
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Where the parts of one plane lie."""
-
-    home: config.Home
-    plane: str
-
-    @property
-    def folder(self) -> Path:
-        """The plane's folder."""
-        return self.home.plane(self.plane)
-
-    @property
-    def conf(self) -> Path:
-        """supervisord's configuration."""
-        return self.folder / "supervisord.conf"
-
-    @property
-    def envoy(self) -> Path:
-        """Envoy's files."""
-        return self.folder / "envoy"
-
-    @property
-    def supervisor(self) -> Path:
-        """supervisord's socket."""
-        return wiring.sockets(self.home) / f"{self.plane}.supervisor"
-
-    @property
-    def admin(self) -> Path:
-        """Envoy's admin socket."""
-        return wiring.sockets(self.home) / f"{self.plane}.envoy"
-
-    def log(self, name: str) -> Path:
-        """The log of one program."""
-        return self.folder / "logs" / f"{name}.log"
 
 
 def names(checkout: Path) -> tuple[str, ...]:
@@ -82,7 +37,7 @@ def names(checkout: Path) -> tuple[str, ...]:
 
 def url(home: config.Home, plane: str) -> str:
     """Return where a plane answers; raises PlatformError when it was never started."""
-    port = _remembered(Layout(home, plane))
+    port = Layout(home, plane).port
     if port is None:
         raise PlatformError(f"the plane {plane} was never started here", "Run `tidegate up`.")
     return f"http://127.0.0.1:{port}"
@@ -213,14 +168,14 @@ def _environment(at: Layout) -> dict[str, str]:
         **kept,
         INSTANCE: str(at.home.root),
         "TIDEGATE_HOME": str(at.home.root),
-        "TIDEGATE_PLANE": at.plane,
+        PLANE: at.plane,
     }
 
 
 def _choose_port(checkout: Path, at: Layout) -> int:
     """Return the plane's port: the one its platform.yaml names, the one it had, or a free one."""
     wanted = _router_port(checkout, at.plane)
-    had = _remembered(at)
+    had = at.port
     port = wanted if isinstance(wanted, int) else had
     if port is None:
         port = processes.free_ports(1)[0]
@@ -246,13 +201,6 @@ def _router_port(checkout: Path, plane: str) -> int | str:
     return config.parse_platform(files, owner).router.port
 
 
-def _remembered(at: Layout) -> int | None:
-    try:
-        return int(json.loads((at.folder / "ports.json").read_text())["router"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
 def _revive(at: Layout) -> None:
     """Start what supervisord has given up or was told to stop."""
     supervisord = Supervisord(at.supervisor)
@@ -276,10 +224,10 @@ def _wait_ready(at: Layout, patience: float, *, agent: bool) -> None:
 def _answers(at: Layout) -> bool:
     if unix_http.get(at.admin, "/ready", timeout=1).strip() != b"LIVE":
         return False
-    connection = http.client.HTTPConnection("127.0.0.1", _remembered(at) or 0, timeout=1)
+    connection = http.client.HTTPConnection("127.0.0.1", at.port or 0, timeout=1)
     try:
         connection.request("GET", "/")
-        return connection.getresponse().status == 404
+        return connection.getresponse().status > 0
     except (OSError, http.client.HTTPException):
         return False
     finally:
@@ -310,14 +258,15 @@ def _stop(at: Layout) -> int:
         processes.gone(members, 25)  # workloads finish the requests in flight
     except (Unreachable, PlatformError):
         pass  # not running, or going down already: what is left is ended below
-    processes.end(_members(at))
+    for _ in range(3):  # again, since a supervisor that is ended hard may have started one more
+        processes.end(_members(at))
     for stale in (at.supervisor, at.admin, at.folder / "supervisord.pid"):
         stale.unlink(missing_ok=True)
     return len(members)
 
 
 def _members(at: Layout) -> list[psutil.Process]:
-    return processes.carrying({INSTANCE: str(at.home.root), "TIDEGATE_PLANE": at.plane})
+    return processes.carrying({INSTANCE: str(at.home.root), PLANE: at.plane})
 
 
 @contextmanager

@@ -11,6 +11,8 @@ from collections.abc import Collection, Mapping
 
 import psutil
 
+from tidegate.errors import PlatformError
+
 # Below the range from which systems take the ports of outgoing connections (Linux: 32768, macOS: 49152),
 # so that no connection of somebody's happens to sit on a port that a restarted process needs.
 _PORTS = range(20_000, 32_000)
@@ -28,14 +30,16 @@ def is_free(port: int) -> bool:
 
 
 def free_ports(count: int, avoid: Collection[int] = ()) -> tuple[int, ...]:
-    """Return distinct free ports of 127.0.0.1, none of them in `avoid`."""
+    """Return distinct free ports of 127.0.0.1, none of them in `avoid`; PlatformError if there are none."""
     found: list[int] = []
     for port in random.sample(_PORTS, len(_PORTS)):
         if port not in avoid and is_free(port):
             found.append(port)
         if len(found) == count:
             return tuple(found)
-    raise OSError(f"no {count} free ports from {_PORTS.start} to {_PORTS.stop - 1}")
+    raise PlatformError(
+        f"no {count} free ports from {_PORTS.start} to {_PORTS.stop - 1}", "Stop what holds them."
+    )
 
 
 def listens(pid: int, port: int) -> bool:

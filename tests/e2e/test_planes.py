@@ -29,6 +29,7 @@ from tidegate import planes, processes, wiring
 from tidegate.config import Home
 from tidegate.errors import PlatformError, Unreachable
 from tidegate.files import write_atomic
+from tidegate.layout import INSTANCE
 from tidegate.ports import Route
 
 A, B = "aaaaaaaaaaaa", "bbbbbbbbbbbb"
@@ -49,14 +50,12 @@ def servers(plane: Plane) -> Iterator[Servers]:
 
 
 def _members(home: Home) -> list[int]:
-    return sorted(p.pid for p in processes.carrying({planes.INSTANCE: str(home.root)}))
+    return sorted(p.pid for p in processes.carrying({INSTANCE: str(home.root)}))
 
 
 def _member(plane: Plane, name: str) -> psutil.Process:
     (found,) = (
-        p
-        for p in processes.carrying({planes.INSTANCE: str(plane.home.root)})
-        if name in " ".join(p.cmdline())
+        p for p in processes.carrying({INSTANCE: str(plane.home.root)}) if name in " ".join(p.cmdline())
     )
     return found
 
@@ -242,7 +241,8 @@ def test_down_leaves_nothing_and_may_be_repeated(tmp_path: Path) -> None:
     """It stops router and releases; started again, the plane has its address and releases back."""
     with plane_up(tmp_path) as plane:
         plane.workloads().start(tiny_record(1), 1)
-        assert planes.down(plane.home) >= 3
+        eventually(lambda: plane.workloads().list()[0].ready)
+        assert planes.down(plane.home) == 3  # supervisord, Envoy, one replica
         assert _members(plane.home) == []
         assert planes.down(plane.home) == 0
         assert planes.up(plane.checkout, plane.home, "staging", agent=False) == plane.url
@@ -253,6 +253,7 @@ def test_down_finds_what_a_killed_supervisor_left(tmp_path: Path) -> None:
     """kill -9 of supervisord orphans its programs: down ends them, and only this home's."""
     with plane_up(tmp_path / "one") as one, plane_up(tmp_path / "two") as two:
         one.workloads().start(tiny_record(1), 1)
+        eventually(lambda: one.workloads().list()[0].ready)
         _member(one, "supervisord").kill()
         assert len(_members(one.home)) == 2
         others = _members(two.home)

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from tidegate import unix_http
 from tidegate.core import xds
-from tidegate.errors import NoData, Refused, Unreachable
+from tidegate.errors import NoData, PlatformError, Refused, Unreachable
 from tidegate.files import write_atomic
 from tidegate.ports import Counters, Route, RouteTable
 
@@ -44,7 +44,7 @@ class EnvoyRouter:
         """Write the files of an empty table where there are none, so that Envoy can start."""
         for name, text in ((CLUSTERS_FILE, _clusters_text({})), (ROUTES_FILE, _routes_text(xds.routes({})))):
             if not (self._folder / name).is_file():
-                write_atomic(self._folder / name, text)
+                self._write(name, text)
 
     def read(self) -> RouteTable:
         """Return the table that Envoy reports; raises Unreachable."""
@@ -95,13 +95,22 @@ class EnvoyRouter:
         except (OSError, UnicodeDecodeError):
             return ""
 
+    def _write(self, name: str, text: str) -> None:
+        try:
+            write_atomic(self._folder / name, text)
+        except OSError as error:
+            raise PlatformError(
+                f"can't write {self._folder / name}: {error.strerror}",
+                "Make room or give access; Envoy goes on with the file before.",
+            ) from error
+
     def _put(self, name: str, text: str, confirmed: Callable[[_Served], bool]) -> None:
         """Write one file and wait until Envoy serves it."""
         deadline = time.monotonic() + self._patience
         served = self._served()
         if confirmed(served) and self._text(name) == text:
             return
-        write_atomic(self._folder / name, text)
+        self._write(name, text)
         pause = 0.002
         while True:
             served = self._served()

@@ -1,0 +1,64 @@
+"""Where the parts of one plane lie on this machine.
+
+{home}/planes/<plane>/
+  supervisord.conf      envoy and agent; workloads/*.conf are the started releases
+  ports.json            where the plane answers, chosen once
+  envoy/                bootstrap.json, and the xDS files that the router adapter writes
+  logs/                 one rotated file a program
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from tidegate import config, wiring
+
+# What every process of a plane carries in its environment.
+INSTANCE, PLANE = "TIDEGATE_INSTANCE", "TIDEGATE_PLANE"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the parts of one plane lie."""
+
+    home: config.Home
+    plane: str
+
+    @property
+    def folder(self) -> Path:
+        """The plane's folder."""
+        return self.home.plane(self.plane)
+
+    @property
+    def conf(self) -> Path:
+        """supervisord's configuration."""
+        return self.folder / "supervisord.conf"
+
+    @property
+    def envoy(self) -> Path:
+        """Envoy's files."""
+        return self.folder / "envoy"
+
+    @property
+    def supervisor(self) -> Path:
+        """supervisord's socket."""
+        return wiring.sockets(self.home) / f"{self.plane}.supervisor"
+
+    @property
+    def admin(self) -> Path:
+        """Envoy's admin socket."""
+        return wiring.sockets(self.home) / f"{self.plane}.envoy"
+
+    @property
+    def port(self) -> int | None:
+        """Where Envoy answers on 127.0.0.1; None before the plane's first start."""
+        try:
+            return int(json.loads((self.folder / "ports.json").read_text())["router"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def log(self, name: str) -> Path:
+        """The log of one program."""
+        return self.folder / "logs" / f"{name}.log"
