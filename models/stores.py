@@ -25,7 +25,7 @@ IDENTITY = ".identity"
 def identity(address: str) -> str:
     """Return what a store is known by: a random id kept inside of a local one, else its address's digest.
 
-    A SQLite registry whose database is gone gets a new id, though its folder may still be there.
+    A SQLite registry without its database gets a new id at each look, since nothing can be in it.
     """
     path = Path(address.removeprefix("sqlite:///").partition("#")[0])
     if not path.is_absolute():  # a server or a bucket

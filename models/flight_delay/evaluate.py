@@ -24,13 +24,13 @@ from tidegate.core import scores
 ROC_POINTS = 200
 
 
-def measure(late: np.ndarray, probability: np.ndarray, bins: int) -> dict[str, float]:
+def measure(late: np.ndarray, probability: np.ndarray) -> dict[str, float]:
     """Return the holdout's metrics, rounded to 6 places so that a diff shows what differs."""
     found = {
         "auc": scores.auc(late, probability),
         "log_loss": scores.log_loss(late, probability),
         "brier": float(np.mean((probability - late) ** 2)),
-        "calibration_error": scores.calibration_error(late, probability, bins),
+        "calibration_error": scores.calibration_error(late, probability),
         "base_rate": float(late.mean()),
         "mean_probability": float(probability.mean()),
     }
@@ -90,7 +90,7 @@ def main() -> None:
     _write_json(plots / "roc.json", roc(late, probability))
     _write_json(plots / "calibration.json", calibration(late, probability, bins))
     _write_json(plots / "distribution.json", distribution(probability, bins))
-    metrics = measure(late, probability, bins)
+    metrics = measure(late, probability)
     _write_json(layout.build / "metrics.json", metrics)
     print("  ".join(f"{name} {value:,.6g}" for name, value in metrics.items()), flush=True)
 

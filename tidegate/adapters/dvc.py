@@ -32,6 +32,8 @@ def link(checkout: Path, address: str) -> None:
         settings.setdefault("cache", {})["dir"] = target
     elif "cache" in settings:
         settings["cache"].pop("dir", None)
+        if not settings["cache"]:
+            del settings["cache"]
     # A folder is the remote, too: `dvc pull` insists on one, and finds everything in the cache.
     settings.setdefault("core", {})["remote"] = REMOTE
     settings.setdefault(f'remote "{REMOTE}"', {})["url"] = target
