@@ -127,7 +127,11 @@ class SupervisorWorkloads:
         """Supervisord's word and the probe's answer → the replica."""
         endpoint = f"127.0.0.1:{port}"
         if info is None:
-            return Replica(endpoint, ReplicaState.FAILED, "supervisord does not run it; start it again")
+            with self._lock(wait=False) as mine:  # if it isn't, somebody is about to start or stop one
+                state = ReplicaState.FAILED if mine else ReplicaState.STARTING
+            return Replica(
+                endpoint, state, "supervisord does not run it" + ("; start it again" if mine else " yet")
+            )
         if info["statename"] not in ALIVE:
             return Replica(endpoint, ReplicaState.FAILED, self._reason(name, info))
         pid, missed = self._seen.get(name, (0, 0))
@@ -161,7 +165,9 @@ class SupervisorWorkloads:
 
     def _move(self, found: Placed, name: str, port: int) -> str:
         """Give one replica another port; its siblings go on."""
-        with self._lock():
+        with self._lock(wait=False) as mine:
+            if not mine:
+                return "its port is taken; it will be moved"
             placed = self._placements.read()
             now = placed.get((found.record.model, found.record.id))
             if now != found:
@@ -179,7 +185,9 @@ class SupervisorWorkloads:
         """Stop workloads without a file (it was damaged): nobody could reach or stop them otherwise."""
         if set(_workloads(known)) <= {name for found in placed for name in found.programs}:
             return
-        with self._lock():  # look again: another process may have been about to start one
+        with self._lock(wait=False) as mine:  # look again: somebody may have been about to start one
+            if not mine:
+                return
             kept = {name for found in self._placements.read().values() for name in found.programs}
             self._end([name for name in _workloads(self._supervisord.processes()) if name not in kept])
 
@@ -199,12 +207,19 @@ class SupervisorWorkloads:
             processes.end(processes.carrying(self._placements.mark(name)))
 
     @contextmanager
-    def _lock(self) -> Iterator[None]:
-        """One change at a time, over processes: `status` and the agent may meet."""
+    def _lock(self, *, wait: bool = True) -> Iterator[bool]:
+        """One change at a time, over threads and processes; without `wait`, yields whether it is ours.
+
+        A look (`list`) never waits: a release that is being stopped holds the lock for seconds.
+        """
         self._folder.mkdir(parents=True, exist_ok=True)
         with (self._folder / "workloads.lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+                return
+            yield True
 
     def _serve(self, record: ReleaseRecord, port: int) -> tuple[Sequence[str], Mapping[str, str]]:
         bentos.verify(self._bentos, record)
