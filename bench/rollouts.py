@@ -14,7 +14,8 @@ import numpy as np
 
 from bench.registry import Goal, Measured, entries
 from tidegate.core import analysis
-from tidegate.core.plan import AgainstStable, Check, Ratio
+from tidegate.core import evidence as ev
+from tidegate.core.plan import AgainstStable, Check, Milliseconds, Ratio
 
 REQUESTS, SHARE, STABLE_ERRORS = 20.0, 0.1, 0.01
 LOOKS, ALPHA = 1800, 0.01
@@ -95,3 +96,48 @@ def detect() -> Mapping[str, Measured]:
     )
     common = [seconds_to_fail_by_threshold(0.1, SEED + i) or LOOKS for i in range(SICK_RUNS)]
     return {"rollout-detect-10pct": Measured(value, THRESHOLD, statistics.median(common), note)}
+
+
+# ---------------------------------------------------------------- latency
+STALLED_RUNS, STALLED_LOOKS, STALLED_REQUESTS = 40, 600, 40.0
+SLOWER = (Check("latency", "latency", Milliseconds(60_000), against_stable=AgainstStable(Ratio(0.2))),)
+BOUNDS = (*(2 * 1.1**step for step in range(90)), math.inf)
+
+
+def _answers(rng: np.random.Generator, rate: float, stall: float) -> analysis.Counts:
+    """Return one arm's second: about 20 ms an answer, and up to `stall` ms more for each."""
+    count = int(rng.poisson(rate))
+    took = 20 * rng.lognormal(0, 0.35, count) + rng.uniform(0, 1, count) * stall
+    held, _ = np.histogram(took, [0.0, *BOUNDS])
+    return analysis.Counts(count, 0, tuple(zip(BOUNDS, held.tolist(), strict=True)))
+
+
+def stalled(seed: int) -> tuple[bool, bool]:
+    """Tell whether a canary as fast as stable is failed, and whether it would be by the first purse alone.
+
+    In 2% of the seconds the machine stalls, and every answer of both arms waits for up to 0.8 s.
+    """
+    rng = np.random.default_rng(seed)
+    goal = math.log(analysis.threshold(SLOWER, ALPHA))
+    evidence, alone = analysis.start(SLOWER), False
+    for _ in range(STALLED_LOOKS):
+        stall = rng.uniform(0, 800) if rng.random() < 0.02 else 0.0
+        mine = _answers(rng, STALLED_REQUESTS * SHARE, stall)
+        theirs = _answers(rng, STALLED_REQUESTS * (1 - SHARE), stall)
+        evidence = analysis.update(evidence, SLOWER, analysis.Window(mine, theirs, SHARE), ALPHA)
+        part = evidence.parts["latency-vs-stable"]
+        alone = alone or ev.log_evidence(part.wealth, part.trials) >= goal
+    return analysis.breached(evidence, SLOWER, ALPHA), alone
+
+
+@entries(rollout_false_rollbacks_stalls=("share", Goal(at_most=0.01)))
+def false_rollbacks_in_stalls() -> Mapping[str, Measured]:
+    """A canary as fast as stable on a machine that stalls both: how many are rolled back for latency."""
+    runs = [stalled(SEED + i) for i in range(STALLED_RUNS)]
+    failed, alone = (sum(column) for column in zip(*runs, strict=True))
+    low, high = wilson(failed, STALLED_RUNS)
+    note = f"{failed} of {STALLED_RUNS} (95%: {100 * low:.1f}–{100 * high:.1f}%), {STALLED_LOOKS} s each"
+    peer = "stable's p99 as the only measure"
+    return {
+        "rollout-false-rollbacks-stalls": Measured(failed / STALLED_RUNS, peer, alone / STALLED_RUNS, note)
+    }

@@ -148,6 +148,15 @@ def test_a_stall_of_the_machine_does_not_blame_the_canary() -> None:
     assert after(*calm, *stall)["latency-vs-stable"].verdict is not Verdict.FAIL
 
 
+def test_a_breach_against_stable_outlives_the_knowledge_of_stable() -> None:
+    """When the router's buckets change after a breach, the breach stays, with the numbers it had."""
+    looks = [Window(arm(20, slow=2, slow_ms=45), arm(180), 0.1)] * 30
+    other = Counts(5, 0, ((7.0, 5), (math.inf, 0)))
+    result = after(*looks, Window(other, other, 0.1))["latency-vs-stable"]
+    assert result.verdict is Verdict.FAIL
+    assert "over 20 ms" in result.reason
+
+
 def test_a_late_breach_is_told_with_its_own_numbers() -> None:
     """After 3000 good requests a third fails: FAIL in seconds, and the reason shows the third."""
     late = [Window(arm(6, 2), arm(54), 0.1)] * 8

@@ -24,7 +24,8 @@ class Part:
     rate last began to rise (a CUSUM, `excess`), which is what a breach's reason shows. `possible` counts
     events that may have been: answers of a bucket that straddles the limit. `sums` are the events of
     both arms and the candidate's among them by share. `guard` is the second purse of latency against
-    stable. `peak` is the largest log evidence of any look, `limit` the last one used (ms, for latency).
+    stable. `peak` is the largest log evidence of any look, `limit` the last one used (ms, for latency; None:
+    stable's quantile was never known well enough).
     """
 
     spec: str
@@ -160,7 +161,7 @@ def _relative_latency(part: Part, check: Check, window: Window, known: Counts, a
     """
     limit = _stable_limit(check, known.latency, window.stable.latency, alpha)
     if limit is None or not math.isfinite(limit):
-        return replace(part, limit=None)
+        return part
     trials, events, possible = slower(window.candidate.latency, limit)
     theirs, slow, _ = slower(window.stable.latency, limit)
     null = check.slow_share
