@@ -42,7 +42,7 @@ lock: $(READY)
 
 # Stops what the demo and `tidegate up` started here, then removes what they wrote.
 clean:
-	@for home in .tidegate .tidegate/demo; do \
-	  if [ -x $(BIN)/tidegate ] && [ -d $$home ]; then TIDEGATE_HOME=$$home $(BIN)/tidegate down --quiet || exit 1; fi; \
+	@for home in .tidegate .tidegate/demo/clone/.tidegate; do \
+	  if [ -d $$home/planes ]; then TIDEGATE_HOME=$$home $(BIN)/tidegate down --quiet || exit 1; fi; \
 	done
 	@rm -rf .tidegate build .pytest_cache .mypy_cache .ruff_cache

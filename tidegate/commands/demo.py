@@ -50,9 +50,9 @@ def demo(
     found = summary.summarise(answers, stage.events(), releases, time.time() - began)
     missing = summary.shortcomings(found)
     found["ok"] = not missing
-    write_atomic(folder / "summary.json", json.dumps(found, indent=2) + "\n")
+    write_atomic(folder / "summary.json", json.dumps(found, indent=2, ensure_ascii=False) + "\n")
     if as_json:
-        typer.echo(json.dumps(found, indent=2))
+        typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
     else:
         _print(screen, stage, found)
     if missing:

@@ -18,7 +18,7 @@ class Screen:
     def __init__(self, picture: Callable[[], Any]) -> None:
         from rich.console import Console
 
-        self.console = Console(highlight=False)
+        self.console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
         self.began = time.time()
         self.doing = "starting"
         self._picture = picture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from tidegate.runs import RunStore
 
 MODEL = "flight-delay"
 REVIEWER = "Robin Reviewer <robin@example.org>"
-DEVELOPER = ("Dana Developer", "dana@example.org")
+_IDENTITY = "-c user.name=Dana -c user.email=dana@example.org "  # the developer's; not shown each time
 PATIENCE = 420.0  # seconds for any single thing to happen
 
 
@@ -56,7 +57,7 @@ class Stage:
     # ------------------------------------------------------------ commands
     def run(self, *command: str, show: bool = False, cwd: Path | None = None) -> str:
         """Run a command in the clone; its lines go to demo.log and, one at a time, to the screen."""
-        shown = " ".join(command).replace(f"{sys.executable} -m ", "")
+        shown = shlex.join(command).replace(f"{sys.executable} -m ", "").replace(_IDENTITY, "")
         if show:
             self.screen.say(f"$ {shown}", "bold cyan")
         output: list[str] = []
@@ -89,8 +90,7 @@ class Stage:
 
     def git(self, *arguments: str, show: bool = False) -> str:
         """Run git in the clone as the developer."""
-        name, mail = DEVELOPER
-        return self.run("git", "-c", f"user.name={name}", "-c", f"user.email={mail}", *arguments, show=show)
+        return self.run("git", *shlex.split(_IDENTITY), *arguments, show=show)
 
     def tidegate(self, *arguments: str, show: bool = False) -> str:
         """Run a tidegate command in the clone, by the clone's own code."""
@@ -223,6 +223,8 @@ def _until(stage: Stage, made: Release, environment: str, phases: Sequence[str])
         if line.get("release") != made.release:
             return ""
         phase = str(line["phase"])
+        seen = f", {line['seen']} requests" if line["seen"] else ""
+        stage.screen.now(f"{environment} {phase} at {line['weight']}%{seen}  {line['reason']}")
         if phase == "RolledBack" and phase not in phases:
             raise PlatformError(f"{made.release} was rolled back: {line['reason']}", f"See {stage.log}.")
         return phase if phase in phases else ""

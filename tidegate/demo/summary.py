@@ -51,7 +51,7 @@ def summarise(
     zero, reverted = _event(events, "weight-zero", bad), _event(events, "reverted", bad)
     marks = releases[0]["marks"] if releases else {}
     names = list(marks)
-    parts = {f"{a} → {b}": _between(marks[a], marks[b]) for a, b in pairwise(names)}
+    parts = {f"{a} to {b}": _between(marks[a], marks[b]) for a, b in pairwise(names)}
     healthy = [a.milliseconds for a in answers if a.ok]
     return {
         "push_to_production_s": _between(marks.get("push"), marks.get("in production")),
