@@ -32,7 +32,7 @@ def users(rows: Path, log: Path, model: str, seed: int = 7) -> type:
         network_timeout = 10.0
         connection_timeout = 5.0
 
-        @task
+        @task  # type: ignore[untyped-decorator]
         def ask(self) -> None:
             """Ask once."""
             began = time.time()
