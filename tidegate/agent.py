@@ -9,7 +9,7 @@ beside the ticks (`jobs`): a rollback waits neither for a remote nor for a proce
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,23 +17,13 @@ import msgspec
 
 from tidegate.config import AgentSpec, Desired
 from tidegate.core import rollout as core
-from tidegate.core.state import (
-    Action,
-    ModelState,
-    Note,
-    Rollout,
-    Seen,
-    Start,
-    Stop,
-    Target,
-    Want,
-    Warm,
-    WriteBack,
-)
+from tidegate.core.state import Action, ModelState, Note, Seen, Want
 from tidegate.core.status import lasting, plane_status
-from tidegate.errors import LeaseLost, ReleaseNotFound, TidegateError
-from tidegate.gitview import GitView, write_back
-from tidegate.jobs import Done, Jobs
+from tidegate.desk import Answers, Desk
+from tidegate.errors import Conflict, LeaseLost, TidegateError
+from tidegate.gitview import GitView, refusals, wanted
+from tidegate.hands import Hands
+from tidegate.jobs import Jobs
 from tidegate.ports import (
     Clock,
     Event,
@@ -43,14 +33,14 @@ from tidegate.ports import (
     Repository,
     Route,
     Router,
+    RouteTable,
     StateStore,
     Workloads,
 )
-from tidegate.sight import Sight
+from tidegate.sight import Sight, View
 
 log = logging.getLogger(__name__)
 
-RETRY_MISSING = 10.0  # seconds until a release that is not here is looked for again
 BUSY_PAUSE = 0.05  # seconds between ticks while something has just changed
 
 
@@ -76,12 +66,22 @@ class _Memory:
 
     documents: dict[str, Any] = field(default_factory=dict)  # as stored
     models: dict[str, ModelState] = field(default_factory=dict)
-    missing: dict[tuple[str, str], tuple[str, float]] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
-    published: dict[str, Any] = field(default_factory=dict)
     mirrored: str = ""
     pending: list[Event] = field(default_factory=list)  # told by jobs, not stored yet
+    served: RouteTable | None = None  # what the router was last known to serve as told
     leased: float = 0.0
+
+
+@dataclass
+class _Round:
+    """What one tick decided: stored whole before anything of it is done."""
+
+    states: dict[str, ModelState]
+    events: list[Event]
+    answers: Answers = field(default_factory=dict)
+    told: dict[str, tuple[Want, ModelState, frozenset[str]]] = field(default_factory=dict)
+    actions: list[tuple[str, Action]] = field(default_factory=list)
 
 
 class Agent:
@@ -95,6 +95,8 @@ class Agent:
         self.fence = 0
         self.git = GitView(plane, ports.repository)
         self.sight = Sight(ports.router, ports.metrics, ports.workloads)
+        self.hands = Hands(plane, ports.workloads, ports.repository, ports.clock, ports.jobs)
+        self.desk = Desk(plane, ports.inbox, self.git.hurry)
         self.memory = _Memory()
 
     # ------------------------------------------------------------ life
@@ -110,12 +112,21 @@ class Agent:
             self.git.resume(commit)
 
     def run(self, stopped: Callable[[], bool]) -> None:
-        """Tick until told to stop."""
-        self.start()
+        """Tick until told to stop; raises LeaseLost when another agent holds the plane."""
         interval = float(self.spec.interval)
+        started = False
         while not stopped():
-            began = self.ports.clock.now()
-            busy = self.tick()
+            began, busy = self.ports.clock.now(), False
+            try:
+                if started:
+                    busy = self.tick()
+                else:
+                    self.start()
+                    started = busy = True
+            except LeaseLost:
+                raise
+            except TidegateError as error:  # only before a start: e.g. a full disk
+                log.error("%s", error)
             spent = self.ports.clock.now() - began
             self.ports.clock.sleep(BUSY_PAUSE if busy else max(BUSY_PAUSE, interval - spent))
 
@@ -128,109 +139,113 @@ class Agent:
     def tick(self) -> bool:
         """Look once and act; returns whether something changed, so that a look should follow soon."""
         now = self.ports.clock.now()
-        self._renew(now)
+        if not self._held(now):
+            return False
         changed = self._collect(now)
         self._poll(now)
         desired = self.git.desired
-        if desired is None:  # never knew what Git says: leave the plane as it is
-            self._problem("git", self.git.problem)
-            self._store(desired, {}, [], now)
-            return changed
-        view = self.sight.look()
+        view = self.sight.look(self.hands.stopping)
         self._problem("plane", view.problem)
         self._problem("git", self.git.problem)
-        answers = self._operators(now)
-        events, self.memory.pending = self.memory.pending, []
-        actions: list[tuple[str, Action]] = []
-        told: dict[str, tuple[Want, ModelState, frozenset[str]]] = {}
-        states: dict[str, ModelState] = {}
-        for model in sorted({*desired.models(), *self.memory.models}):
-            want, seen = self._want(desired, model), self._seen(view.of(model), model, now)
-            before = self.memory.models.get(model, ModelState())
-            decision = core.decide(before, want, seen, now)
-            states[model] = decision.state
-            told[model] = (want, decision.state, seen.alive)
-            actions += [(model, action) for action in decision.actions]
-            events += [self._event(model, note, now) for note in decision.notes]
-        if not self._store(desired, told, events, now, states):
+        # While it is not known what Git says, the plane is held to what is remembered.
+        held = _Round(dict(self.memory.models), [])
+        found = self._decide(desired, view, now) if desired is not None else held
+        if not self._store(desired, found):
             return changed
-        for request, answer in answers:
-            self.ports.inbox.done(self.plane, request, answer)
-        changed |= bool(events)
-        if view.known:
-            changed |= self._route(view.table(states))
-        for model, action in actions:
-            self._act(desired, model, action)
-        self._publish(now)
-        return changed
+        if not self._held(self.ports.clock.now()):  # it was a long look: somebody may have taken over
+            return changed
+        self.desk.answer(found.answers)
+        if view.known and (desired is not None or found.states):
+            changed |= self._route(view, view.table(found.states))
+        if desired is not None:
+            self.hands.act(desired, found.actions, now)
+            self.hands.publish(lasting(self.memory.documents["status"]), now)
+        return changed or bool(found.events)
 
-    def _want(self, desired: Desired, model: str) -> Want:
-        """Return what Git wants here: the plane's own environment first, its slices after it."""
-        mine = [env for env in desired.environments.values() if env.platform.plane == self.plane]
-        mine.sort(key=lambda env: env.name != self.plane)
-        targets = tuple(Target(env.name, env.releases.get(model), env.plan(model)) for env in mine)
-        known = frozenset(r.id for r in desired.records.values() if r.model == model)
-        for target in targets:
-            key = f"{target.environment}/{model}"
-            text = ""
-            if target.release and target.release not in known:
-                text = (
-                    f"envs/{target.environment}/release.yaml names {target.release} of {model}, which has no "
-                    f"record in envs/releases/{model}/. Merge its record, or correct the line."
-                )
-            elif target.release in desired.rejections:
-                why = desired.rejections[str(target.release)].reason
-                text = (
-                    f"envs/{target.environment}/release.yaml asks for {target.release} of {model}, which was "
-                    f"rejected ({why}). Promote another, or delete its .rejected.yaml to try it again."
-                )
-            self._problem(key, text)
-        return Want(targets, frozenset(desired.rejections), known)
+    def _held(self, now: float) -> bool:
+        """Renew the lease when it is time; False when that can't be written down. Raises LeaseLost."""
+        try:
+            self._renew(now)
+        except LeaseLost:
+            raise
+        except TidegateError as error:
+            self._problem("state", str(error))
+            return False
+        return True
 
-    def _seen(self, seen: Seen, model: str, now: float) -> Seen:
-        missing = {
-            release: text
-            for (name, release), (text, until) in self.memory.missing.items()
-            if name == model and now < until
-        }
-        return replace(seen, missing=missing)
+    def _decide(self, desired: Desired, view: View, now: float) -> _Round:
+        """Take one decision for each model."""
+        models = dict(self.memory.models)
+        given = self.memory.documents.get("answers", {})
+        answers = self.desk.take(given, models, lambda model: wanted(desired, self.plane, model), now)
+        self._problem("inbox", self.desk.problem)
+        found = _Round({}, [*self.memory.pending, *self._drift(view, now)], answers)
+        for model in sorted({*desired.models(), *models}):
+            want, seen = wanted(desired, self.plane, model), self._seen(view, model)
+            for environment, text in refusals(desired, model, want).items():
+                self._problem(f"{environment}/{model}", text)
+            decision = core.decide(models.get(model, ModelState()), want, seen, now)
+            found.states[model] = decision.state
+            found.told[model] = (want, decision.state, seen.alive)
+            found.actions += [(model, action) for action in decision.actions]
+            found.events += [self._event(model, note, now) for note in decision.notes]
+        return found
+
+    def _seen(self, view: View, model: str) -> Seen:
+        missing = {release: text for (name, release), text in self.hands.missing.items() if name == model}
+        return replace(view.of(model), missing=missing)
+
+    def _drift(self, view: View, now: float) -> list[Event]:
+        """Tell what somebody else made the router serve; it is put right in this tick."""
+        told, routes = self.memory.served, view.routes
+        if told is None or routes is None:
+            return []
+        return [
+            Event(
+                now,
+                self.plane,
+                model,
+                "",
+                "drift",
+                f"the router serves {_split(routes.get(model))} of {model}, not {_split(told.get(model))}",
+            )
+            for model in sorted({*told, *routes})
+            if told.get(model, Route()) != routes.get(model, Route())
+        ]
 
     def _event(self, model: str, note: Note, now: float) -> Event:
         return Event(now, self.plane, model, note.release, note.kind, note.text, note.data)
 
     # ------------------------------------------------------------ remembering
-    def _store(
-        self,
-        desired: Desired | None,
-        told: Mapping[str, tuple[Want, ModelState, frozenset[str]]],
-        events: list[Event],
-        now: float,
-        states: Mapping[str, ModelState] | None = None,
-    ) -> bool:
+    def _store(self, desired: Desired | None, found: _Round) -> bool:
         """Store what was decided; False when it could not be, and then nothing may be done."""
-        status = plane_status(
-            self.plane, self.url, desired.commit if desired else "", told, self.memory.problems.values()
-        )
-        documents: dict[str, Any] = {"status": status}
+        broken = self.memory.problems.pop("state", "")  # stored is proof that it is over
+        problems = {*self.memory.problems.values(), *self.hands.problems.values()}
+        commit = desired.commit if desired else ""
+        documents: dict[str, Any] = {}
         if desired is not None:
-            documents["git"] = desired.commit
-        if states is not None:
-            documents["models"] = {m: msgspec.to_builtins(s) for m, s in states.items()}
+            documents["git"] = commit
+            documents["models"] = {m: msgspec.to_builtins(s) for m, s in found.states.items()}
+            documents["answers"] = found.answers
+            documents["status"] = plane_status(self.plane, self.url, commit, found.told, problems)
+        else:
+            last = self.memory.documents.get("status") or plane_status(self.plane, self.url, commit, {}, ())
+            documents["status"] = {**last, "problems": sorted(problems)}
         fresh = {k: v for k, v in documents.items() if self.memory.documents.get(k) != v}
-        if fresh or events:
+        if fresh or found.events:
             try:
-                self.ports.state.save(self.plane, fresh, events, self.fence)
+                self.ports.state.save(self.plane, fresh, found.events, self.fence)
             except LeaseLost:
                 raise
             except TidegateError as error:
-                log.error("state not stored, nothing is done: %s", error)
+                self.memory.problems["state"] = broken  # not told again while it stays the same
                 self._problem("state", str(error))
                 return False
-        self._problem("state", "")
         self.memory.documents.update(fresh)
-        if states is not None:
-            self.memory.models = dict(states)
-        for event in events:
+        self.memory.models = found.states
+        if desired is not None:
+            self.memory.pending = []
+        for event in found.events:
             log.info("%s %s", event.kind, event.text)
             self.ports.notifier.notify(event)
         return True
@@ -244,77 +259,40 @@ class Agent:
             self.memory.problems.pop(key, None)
 
     # ------------------------------------------------------------ acting
-    def _route(self, table: Mapping[str, Route] | None) -> bool:
+    def _route(self, view: View, table: RouteTable | None) -> bool:
         """Make the router serve a table, if it doesn't; True when it was changed."""
         if table is None:
-            return False
-        try:
-            self.ports.router.apply(table)
-        except TidegateError as error:
-            self._problem("router", str(error))
-            return False
-        self._problem("router", "")
-        return True
-
-    def _act(self, desired: Desired, model: str, action: Action) -> None:
-        """Hand slow work to a job; repeated each tick until the plane shows that it is done."""
-        submit, workloads = self.ports.jobs.submit, self.ports.workloads
-        release = action.rollout.release if isinstance(action, WriteBack) else action.release
-        key = f"{type(action).__name__}/{model}/{release}"
-        if isinstance(action, Start):
-            record = desired.records.get(release)
-            if record is None:
-                return
-            replicas = desired.environments[self.plane].platform.workloads.replicas
-            submit(key, lambda: workloads.start(record, replicas))
-        elif isinstance(action, Warm):
-            submit(key, lambda: workloads.warm(model, release))
-        elif isinstance(action, Stop):
-            submit(key, lambda: workloads.stop(model, release))
+            self.memory.served = view.routes
         else:
-            rollout, now = action.rollout, self.ports.clock.now()
-            names = tuple(e.name for e in desired.environments.values() if e.platform.plane == self.plane)
-            submit(key, lambda: self._write_back(rollout, model, names, now))
-
-    def _write_back(
-        self, rollout: Rollout, model: str, environments: tuple[str, ...], now: float
-    ) -> tuple[float, str] | None:
-        """Write a rollback to Git; returns when it was pushed and the commit, None if nothing was due."""
-        commit = write_back(self.ports.repository, rollout, model, environments, now)
-        return (self.ports.clock.now(), commit) if commit else None
+            self.memory.served = None
+            try:
+                self.ports.router.apply(table)
+            except TidegateError as error:
+                self._problem("router", str(error))
+                return False
+            self.memory.served = table
+        self._problem("router", "")
+        return table is not None
 
     def _collect(self, now: float) -> bool:
         """Take in what jobs have finished."""
-        done = self.ports.jobs.collect()
-        for job in done:
-            kind, _, rest = job.key.partition("/")
-            if kind == "git":
+        changed = False
+        for job in self.ports.jobs.collect():
+            if job.key == "git":
                 self.git.take(job, now)
-            elif kind == "mirror":
+            elif job.key == "mirror":
                 self._problem("mirror", str(job.error) if job.error else "")
-            elif kind == "publish":
-                self._problem("publish", f"status not published: {job.error}" if job.error else "")
-                if job.error:
-                    self.memory.published = {}
             else:
-                self._finished(kind, rest, job, now)
-        return any(not job.key.startswith(("git", "publish", "mirror")) for job in done)
-
-    def _finished(self, kind: str, rest: str, job: Done, now: float) -> None:
-        model, _, release = rest.partition("/")
-        self._problem(f"{kind}/{model}", str(job.error) if job.error else "")
-        if kind == "Start" and job.error:
-            until = now + RETRY_MISSING if isinstance(job.error, ReleaseNotFound) else now + 1
-            self.memory.missing[model, release] = (str(job.error), until)
-        elif kind == "Warm" and not job.error:
-            self.sight.warmed(model, release)
-        elif kind == "WriteBack":
-            self.git.hurry()
-            if job.result:
-                at, commit = job.result
-                text = f"Git says so too: {commit[:12]} takes {release} back"
-                note = Note("reverted", release, text, {"commit": commit})
-                self.memory.pending.append(self._event(model, note, at))
+                told = self.hands.take(job, now)
+                if told is not None:
+                    self.memory.pending.append(self._event(told.model, told.note, told.at))
+                kind, _, rest = job.key.partition("/")
+                if kind == "Warm" and job.error is None:
+                    self.sight.warmed(*rest.split("/"))
+                if kind == "WriteBack" and (job.error is None or isinstance(job.error, Conflict)):
+                    self.git.hurry()
+                changed |= kind != "publish" and job.error is None
+        return changed
 
     # ------------------------------------------------------------ Git and people
     def _poll(self, now: float) -> None:
@@ -326,42 +304,7 @@ class Agent:
         if self.ports.jobs.submit("mirror", lambda: mirror(desired)):
             self.memory.mirrored = desired.commit
 
-    def _operators(self, now: float) -> list[tuple[int, dict[str, Any]]]:
-        """Take what people asked for on this machine; the answers are given once it is stored."""
-        answers: list[tuple[int, dict[str, Any]]] = []
-        for request in self.ports.inbox.pending(self.plane):
-            if request.kind == "poke":
-                self.git.hurry()
-                answers.append((request.id, {"accepted": True, "text": "looking at Git now"}))
-            elif request.kind == "rollback":
-                answers.append((request.id, self._rollback(request.payload, now)))
-            else:
-                text = f"this agent does not know the request {request.kind}"
-                answers.append((request.id, {"accepted": False, "text": text}))
-        return answers
 
-    def _rollback(self, payload: Mapping[str, Any], now: float) -> dict[str, Any]:
-        model = str(payload["model"])
-        before = self.memory.models.get(model, ModelState())
-        state, text = core.request_rollback(
-            before,
-            str(payload["environment"]),
-            by=str(payload.get("by", "somebody")),
-            reason=str(payload.get("reason", "")),
-            now=now,
-        )
-        if state is not before:
-            self.memory.models[model] = state
-        return {"accepted": state is not before, "text": text}
-
-    def _publish(self, now: float) -> None:
-        """Tell Git what this plane runs, when that has changed: workflows wait on it."""
-        status = self.memory.documents.get("status", {})
-        if not status:
-            return
-        document = lasting(status)
-        if document == self.memory.published:
-            return
-        repository, name = self.ports.repository, f"status/{self.plane}"
-        if self.ports.jobs.submit("publish", lambda: repository.publish(name, {**document, "at": now})):
-            self.memory.published = document
+def _split(route: Route | None) -> str:
+    parts = [f"{release} {weight}%" for release, weight in sorted(route.weights.items())] if route else []
+    return ", ".join(parts) or "nothing"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import yaml
 
 from tidegate.config import Desired, parse_desired, parse_release_file
-from tidegate.core.state import Rollout
+from tidegate.core.state import Rollout, Target, Want
 from tidegate.core.writeback import plan_write_back
 from tidegate.errors import ConfigError, TidegateError
 from tidegate.jobs import Done
@@ -58,10 +58,12 @@ class GitView:
         commit = self.repository.fetch()
         if commit == self._head:
             return None
-        files = self.repository.files(commit)
+        try:
+            files = self.repository.files(commit)
+        except ConfigError:
+            self._head = commit
+            raise
         self._head = commit  # not asked again even if it is malformed: the next commit may mend it
-        if self.desired and self.desired.commit == commit:
-            return None
         return parse_desired(commit, files)
 
     def take(self, job: Done, now: float) -> None:
@@ -79,6 +81,30 @@ class GitView:
         self._failures, self._away = 0, ""
 
 
+def wanted(desired: Desired, plane: str, model: str) -> Want:
+    """Return what Git wants of a model on a plane: the plane's own environment first, its slices after it."""
+    mine = [env for env in desired.environments.values() if env.platform.plane == plane]
+    mine.sort(key=lambda env: env.name != plane)
+    targets = tuple(Target(env.name, env.releases.get(model), env.plan(model)) for env in mine)
+    known = frozenset(r.id for r in desired.records.values() if r.model == model)
+    return Want(targets, frozenset(desired.rejections), known)
+
+
+def refusals(desired: Desired, model: str, want: Want) -> dict[str, str]:
+    """Say, by environment, which of Git's wishes are not taken up and why; empty where all is well."""
+    texts = {}
+    for target in want.targets:
+        asks = f"envs/{target.environment}/release.yaml asks for {target.release} of {model}, which"
+        text = ""
+        if target.release and target.release not in want.known:
+            text = f"{asks} has no record in envs/releases/{model}/. Merge its record, or correct the line."
+        elif target.release in desired.rejections:
+            why = desired.rejections[str(target.release)].reason
+            text = f"{asks} was rejected ({why}). Promote another, or delete its .rejected.yaml to try again."
+        texts[target.environment] = text
+    return texts
+
+
 def write_back(
     repository: Repository, rollout: Rollout, model: str, environments: Sequence[str], now: float
 ) -> str | None:
@@ -88,14 +114,14 @@ def write_back(
     """
     head = repository.fetch()
     files = repository.files(head)
-    wanted: dict[str, str | None] = {}
+    named: dict[str, str | None] = {}
     for name in environments:
         path = f"envs/{name}/release.yaml"
         try:
-            wanted[name] = parse_release_file(files[path], path).get(model)
+            named[name] = parse_release_file(files[path], path).get(model)
         except (ConfigError, KeyError):
-            wanted[name] = None  # a person broke it after the breach: theirs to mend
-    plan = plan_write_back(rollout, model, environments, files, wanted, now)
+            named[name] = None  # a person broke it after the breach: theirs to mend
+    plan = plan_write_back(rollout, model, environments, files, named, now)
     if plan is None:
         return None
     changed: dict[str, str | None] = dict(plan.files)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -30,6 +30,30 @@ class Jobs(Protocol):
 
     def collect(self) -> list[Done]:
         """Return what has finished since the last call."""
+
+
+class BackOff:
+    """Says when a job that failed may be tried again: after 1 s, 2 s, 4 s and so on."""
+
+    def __init__(self) -> None:
+        self._failed: dict[str, tuple[int, float]] = {}  # key → failures in a row, not before
+
+    def ready(self, key: str, now: float) -> bool:
+        """Tell whether it may be tried."""
+        return now >= self._failed.get(key, (0, now))[1]
+
+    def failed(self, key: str, now: float, longest: float) -> None:
+        """Wait twice as long as before, `longest` seconds at most."""
+        times = self._failed.get(key, (0, 0.0))[0]
+        self._failed[key] = (times + 1, now + min(longest, 2.0 ** min(times, 30)))
+
+    def done(self, key: str) -> None:
+        """Begin anew: it worked."""
+        self._failed.pop(key, None)
+
+    def keep(self, keys: Collection[str]) -> None:
+        """Forget all others."""
+        self._failed = {key: value for key, value in self._failed.items() if key in keys}
 
 
 def _run(key: str, work: Callable[[], Any]) -> Done:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from tidegate.core.state import ModelState, Seen, needed, weights
@@ -76,14 +76,18 @@ class Sight:
         key = (model, release)
         self._warmed[key] = self._endpoints.get(key, ())
 
-    def look(self) -> View:
-        """Read everything once; what can't be read is None, never an old value."""
+    def look(self, stopping: Collection[tuple[str, str]] = ()) -> View:
+        """Read everything once; what can't be read is None, never an old value.
+
+        Releases that are `stopping` are not there any more, whatever their probes still say.
+        """
         problems: list[str] = []
         workloads: dict[tuple[str, str], Workload] | None = None
         routes: RouteTable | None = None
         counters: Mapping[tuple[str, str], Counters] | None = None
         try:
-            workloads = {(w.model, w.release): w for w in self.workloads.list()}
+            found = {(w.model, w.release): w for w in self.workloads.list()}
+            workloads = {key: w for key, w in found.items() if key not in stopping}
         except TidegateError as error:
             problems.append(str(error))
         try:
@@ -99,7 +103,7 @@ class Sight:
         seen = workloads or {}
         return View(
             workloads,
-            self._alive(seen),
+            self._alive(workloads),
             frozenset(k for k, w in seen.items() if self._warmed.get(k) == w.endpoints),
             routes,
             counters,
@@ -111,7 +115,9 @@ class Sight:
             },
         )
 
-    def _alive(self, workloads: Mapping[tuple[str, str], Workload]) -> frozenset[tuple[str, str]]:
+    def _alive(self, workloads: Mapping[tuple[str, str], Workload] | None) -> frozenset[tuple[str, str]]:
+        if workloads is None:  # not seen is not dead: patience goes on after
+            return frozenset()
         alive = set()
         for key, workload in workloads.items():
             self._endpoints[key] = workload.endpoints
@@ -123,6 +129,8 @@ class Sight:
                 self._missed[key] += 1
             if self._missed.get(key, PATIENCE) < PATIENCE:
                 alive.add(key)
-        for gone in set(self._missed) - set(workloads):
-            del self._missed[gone]
+        # Gone and come back are new processes: neither alive on trust nor warm.
+        self._missed = {key: n for key, n in self._missed.items() if key in workloads}
+        self._warmed = {key: e for key, e in self._warmed.items() if key in workloads}
+        self._endpoints = {key: e for key, e in self._endpoints.items() if key in workloads}
         return frozenset(alive)

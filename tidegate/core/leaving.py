@@ -35,6 +35,8 @@ def request_rollback(
     before it that `want` still knows and has not rejected. The state is unchanged when there is
     nothing to go back to.
     """
+    if want is not None and want.target(environment) is None:
+        return state, f"this plane holds no environment {environment or '(none named)'}"
     if state.rollout and state.rollout.phase is Phase.ROLLING_BACK:
         return state, f"{state.rollout.release} is being rolled back already"
     rollout = state.active
