@@ -16,6 +16,7 @@ from tidegate.adapters.supervisor import SupervisorWorkloads
 from tidegate.errors import ReleaseNotFound, Unreachable
 from tidegate.ports import ReplicaState, Workloads
 from tidegate.processes import is_free
+from tidegate.supervisord import Supervisord
 from tidegate.testing import FakeWorkloads
 
 ONE, TWO = tiny_record(1), tiny_record(2)
@@ -211,6 +212,18 @@ def test_a_damaged_file_does_not_stop_the_plane(plane: Plane, real: SupervisorWo
     (path.parent / "toy.garbage.conf").write_text("[program:")
     planes.up(plane.checkout, plane.home, "staging", agent=False)
     real.start(ONE, 1)
+    eventually(lambda: _ready(real))
+
+
+def test_what_was_stopped_by_hand_or_half_started_runs_again(plane: Plane, real: SupervisorWorkloads) -> None:
+    """The files say what runs: a look at the plane is enough to put it right."""
+    real.start(ONE, 2)
+    eventually(lambda: _ready(real))
+    supervisord = Supervisord(plane.layout.supervisor)
+    first, second = (f"toy.{ONE.id}.{index}" for index in (0, 1))
+    supervisord.signal_stop(first, second)
+    eventually(lambda: supervisord.processes()[second]["statename"] == "STOPPED")
+    supervisord.remove(second)
     eventually(lambda: _ready(real))
 
 

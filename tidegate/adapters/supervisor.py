@@ -51,7 +51,7 @@ class SupervisorWorkloads:
         self._seen: dict[str, tuple[int, int]] = {}  # program → (pid that was ready, probes missed since)
 
     def start(self, record: ReleaseRecord, replicas: int) -> None:
-        """Start a release; of one that was started, start again only what has stopped or given up.
+        """Start a release; of one that was started, only what has stopped or given up.
 
         Raises ReleaseNotFound, Unreachable (no supervisord).
         """
@@ -66,12 +66,7 @@ class SupervisorWorkloads:
                 found = Placed(record, processes.free_ports(replicas, taken))
                 self._placements.write(found, self._command)
                 known = self._supervisord.processes()
-            missing = [name for name in found.programs if name not in known]
-            if missing:
-                self._supervisord.add(*missing)
-            for name in found.programs:
-                if name in known and known[name]["statename"] in ("STOPPED", "EXITED", "FATAL", "UNKNOWN"):
-                    self._supervisord.restart(name)
+            self._ensure(found, known)
 
     def stop(self, model: str, release: str) -> None:
         """Stop a release's processes and wait until they are gone; Unreachable when they don't go."""
@@ -83,13 +78,14 @@ class SupervisorWorkloads:
             self._placements.forget(f"{model}.{release}")
 
     def list(self) -> Sequence[Workload]:
-        """Return every started release with its replicas' states.
+        """Return every started release with its replicas' states; raises Unreachable.
 
-        A replica whose port somebody else has taken is moved to another one; raises Unreachable.
+        It also puts right what it finds: a program that was stopped by hand or half started is started,
+        one without a file is ended, a replica whose port somebody else has taken gets another.
         """
         placed = [found for _, found in sorted(self._placements.read().items())]
         known = self._supervisord.processes()
-        self._end_strays(known, placed)
+        self._converge(known, placed)
         ports = [port for found in placed for port in found.ports]
         answers = dict(zip(ports, self._probes.map(_probe, ports), strict=True))
         result = []
@@ -127,11 +123,7 @@ class SupervisorWorkloads:
         """Supervisord's word and the probe's answer → the replica."""
         endpoint = f"127.0.0.1:{port}"
         if info is None:
-            with self._lock(wait=False) as mine:  # if it isn't, somebody is about to start or stop one
-                state = ReplicaState.FAILED if mine else ReplicaState.STARTING
-            return Replica(
-                endpoint, state, "supervisord does not run it" + ("; start it again" if mine else " yet")
-            )
+            return Replica(endpoint, ReplicaState.STARTING, "supervisord does not run it yet")
         if info["statename"] not in ALIVE:
             return Replica(endpoint, ReplicaState.FAILED, self._reason(name, info))
         pid, missed = self._seen.get(name, (0, 0))
@@ -181,15 +173,29 @@ class SupervisorWorkloads:
         return f"port {port} was taken by {processes.listener(port) or 'another program'}; moved to {new}"
 
     # ---------------------------------------------------------------- processes
-    def _end_strays(self, known: Collection[str], placed: Sequence[Placed]) -> None:
-        """Stop workloads without a file (it was damaged): nobody could reach or stop them otherwise."""
-        if set(_workloads(known)) <= {name for found in placed for name in found.programs}:
+    def _converge(self, known: Mapping[str, Any], placed: Sequence[Placed]) -> None:
+        """Make supervisord run what the files say, whatever crashed or was done by hand."""
+        strays = set(_workloads(known)) - {name for found in placed for name in found.programs}
+        if not strays and not any(_idle(found, known) for found in placed):
             return
         with self._lock(wait=False) as mine:  # look again: somebody may have been about to start one
             if not mine:
                 return
-            kept = {name for found in self._placements.read().values() for name in found.programs}
-            self._end([name for name in _workloads(self._supervisord.processes()) if name not in kept])
+            placed = tuple(self._placements.read().values())
+            kept = {name for found in placed for name in found.programs}
+            known = self._supervisord.processes()
+            # Workloads without a file (it was damaged): nobody could reach or stop them otherwise.
+            self._end([name for name in _workloads(known) if name not in kept])
+            for found in placed:
+                self._ensure(found, known)
+
+    def _ensure(self, found: Placed, known: Mapping[str, Any]) -> None:
+        """Have each program of a release known to supervisord, and none of them stopped or given up."""
+        for name in _idle(found, known):
+            if name in known:
+                self._supervisord.restart(name)
+            else:
+                self._supervisord.add(name)
 
     def _end(self, names: Sequence[str]) -> None:
         """Stop programs, wait until they are gone, make supervisord forget them."""
@@ -229,6 +235,11 @@ class SupervisorWorkloads:
 def _workloads(programs: Collection[str]) -> Iterator[str]:
     """The programs that are replicas: `<model>.<release>.<index>`; envoy and agent have no dots."""
     return (name for name in programs if name.count(".") >= 2)
+
+
+def _idle(found: Placed, known: Mapping[str, Any]) -> Sequence[str]:
+    """The programs of a release that nobody will start: EXITED and BACKOFF come back by themselves."""
+    return [n for n in found.programs if n not in known or known[n]["statename"] in ("STOPPED", "FATAL")]
 
 
 def _probe(port: int) -> str:
