@@ -207,6 +207,7 @@ def forge(spec: config.Platform, checkout: Path) -> ports.Forge:
     def github() -> ports.Forge:
         from tidegate.adapters.github import GitHubForge
 
-        return GitHubForge(spec.forge.api, spec.forge.repository, os.environ.get("GITHUB_TOKEN", ""))
+        named = spec.forge.repository or os.environ.get("GITHUB_REPOSITORY", "")
+        return GitHubForge(spec.forge.api, named, os.environ.get("GITHUB_TOKEN", ""))
 
     return _choose("forge", spec.forge.adapter, {"local": local, "github": github})

@@ -1,0 +1,246 @@
+"""Commands of pull requests and promotions: they change Git and nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+
+from tidegate.errors import Refused, TidegateError
+
+pr = typer.Typer(help="Pull requests, on the local forge or on GitHub.")
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _origin() -> tuple[Any, Any]:
+    """Return this checkout's view of its remote, and its forge."""
+    from tidegate import promotion, wiring
+
+    checkout = wiring.find_checkout()
+    spec = wiring.platform(checkout, "staging")
+    origin = promotion.Origin(checkout, spec.repository.remote, spec.repository.branch)
+    return origin, wiring.forge(spec, checkout)
+
+
+# ---------------------------------------------------------------- pull requests
+@pr.command("list")
+def pr_list(
+    every: Annotated[bool, typer.Option("--all", help="Merged and closed ones too.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List pull requests, newest first.
+
+    Example: tidegate pr list --all --json
+    """
+    _, where = _origin()
+    pulls = [pull for pull in where.list() if every or pull.state == "open"]
+    if as_json:
+        _say(json.dumps([asdict(pull) for pull in pulls], indent=1))
+        return
+    for pull in pulls:
+        by = f" by {pull.merged_by}: {pull.reason}" if pull.merged_by else ""
+        _say(f"{pull.number:>4}  {pull.state:<7} {pull.head[:12]}  {pull.title}{by}")
+    if not pulls:
+        _say("no pull requests" if every else "no open pull requests (--all shows the merged ones)")
+
+
+@pr.command("show")
+def pr_show(number: int, as_json: AsJson = False) -> None:
+    """Show a pull request with its report.
+
+    Example: tidegate pr show 2
+    """
+    _, where = _origin()
+    pull = next((p for p in where.list() if p.number == number), None)
+    if pull is None:
+        raise Refused(f"there is no pull request {number}", "See `tidegate pr list --all`.")
+    if as_json:
+        _say(json.dumps(asdict(pull), indent=1))
+        return
+    _say(f"#{pull.number} {pull.title} [{pull.state}]\n{pull.branch} at {pull.head[:12]}, by {pull.author}")
+    _say(f"\n{pull.body}")
+
+
+@pr.command("merge")
+def pr_merge(
+    number: int,
+    approver: Annotated[str, typer.Option("--as", help="Who approves: 'Name <mail>'.")],
+    reason: Annotated[str, typer.Option(help="Why; kept in the merge commit.")],
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Don't wait for the workflows that it starts.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Approve and merge a pull request, then show the workflows that it starts (exit 1 if one fails).
+
+    Example: tidegate pr merge 2 --as 'Ada <ada@example.org>' --reason 'gates pass'
+    """
+    from tidegate.adapters.local_forge import LocalForge
+    from tidegate.runs import RunStore, follow
+
+    _, where = _origin()
+    commit = where.merge(number, approver, reason)
+    _say(json.dumps({"number": number, "commit": commit}) if as_json else f"merged {number} as {commit[:12]}")
+    if detach or as_json or not isinstance(where, LocalForge):
+        return
+    store = RunStore(where.path)
+    started = sorted(run.number for run in store.list() if run.commit == commit)
+    if not follow(store, started, _say):
+        raise typer.Exit(1)
+
+
+@pr.command("report")
+def pr_report() -> None:
+    """Write this checkout's gate reports to the job summary, and as one comment to its branch's pull request.
+
+    Example: tidegate pr report
+    """
+    from tidegate import promotion, wiring
+
+    checkout = wiring.find_checkout()
+    models = sorted(path.parent.name for path in (checkout / "build").glob("*/gates"))
+    text = "\n\n".join(section for model in models for section in promotion.sections(checkout, model))
+    text = text or "**No gate reported.** The pipeline ended before its gates; see the log."
+    summary = os.environ.get("GITHUB_STEP_SUMMARY")
+    if summary:
+        with open(summary, "a") as file:
+            file.write(text + "\n")
+    else:
+        _say(text)
+    branch = os.environ.get("GITHUB_HEAD_REF") or os.environ.get("GITHUB_REF_NAME", "")
+    try:
+        _, where = _origin()
+        for pull in where.list():
+            if pull.state == "open" and pull.branch == branch:
+                where.comment(pull.number, "tidegate-report", text)
+                _say(f"report written to pull request {pull.number}")
+    except TidegateError as error:
+        # A pull request from a fork has a token that can't comment; the summary has the report.
+        _say(f"tidegate: the report was not written to a pull request: {error}")
+
+
+# ---------------------------------------------------------------- promotions
+def promote(
+    model: Annotated[str, typer.Argument(help="The model; leave it out with --all or --continue.")] = "",
+    to: Annotated[str, typer.Option(help="staging, canary or production.")] = "",
+    release: Annotated[
+        str, typer.Option(help="The release (default: as built, or as the one before has).")
+    ] = "",
+    every: Annotated[bool, typer.Option("--all", help="Every model that was packaged here.")] = False,
+    go_on: Annotated[
+        bool, typer.Option("--continue", help="Wait for what was merged, then promote it on.")
+    ] = False,
+    since: Annotated[str, typer.Option(help="With --continue: the commit before the push.")] = "",
+    timeout: Annotated[float, typer.Option(help="With --continue: seconds to wait for the agent.")] = 1800,
+    as_json: AsJson = False,
+) -> None:
+    """Open the pull request that promotes a release: one line of one release.yaml, with the report.
+
+    Example: tidegate promote flight-delay --to canary
+    """
+    from tidegate.core.promotion import ORDER
+
+    if go_on:
+        _go_on(since, timeout)
+        return
+    if to not in ORDER or bool(model) == every:
+        raise Refused("a promotion needs a model (or --all) and --to", f"--to is one of {', '.join(ORDER)}.")
+    pulls = _open(model, to, release, every)
+    if as_json:
+        _say(json.dumps([asdict(pull) for pull in pulls], indent=1))
+        return
+    for pull in pulls:
+        _say(f"pull request {pull.number}: {pull.title}  {pull.url}")
+    if not pulls:
+        _say(f"nothing to promote: main says so already for {to}")
+
+
+def _open(model: str, to: str, release: str, every: bool) -> list[Any]:
+    from tidegate import promotion
+    from tidegate.core.promotion import ORDER, Target
+
+    origin, where = _origin()
+    pulls, refusals = [], []
+    for name in promotion.built_models(origin.checkout) if every else [model]:
+        record, chosen = None, release
+        if to == "staging" and not release:
+            built, record = promotion.new_release(origin.checkout, name)
+            chosen = built.release
+        elif not release:
+            before = ORDER[ORDER.index(to) - 1]
+            chosen = origin.releases(origin.look()).get(before, {}).get(name, "")
+        if not chosen:
+            raise Refused(f"no release of {name} is known to promote to {to}", "Name it with --release.")
+        try:
+            reports = promotion.sections(origin.checkout, name)
+            pull = promotion.promote(origin, where, Target(to, name, chosen), record=record, reports=reports)
+        except Refused as error:
+            refusals.append(error)
+            continue
+        pulls += [pull] if pull else []
+    if refusals and not pulls:
+        raise refusals[0]
+    for refused in refusals:
+        _say(f"tidegate: {refused}")
+    return pulls
+
+
+def _go_on(since: str, timeout: float) -> None:
+    """Wait for each merged promotion in turn; open the next one of those that got through."""
+    from tidegate import promotion
+
+    origin, where = _origin()
+    targets = promotion.merged(origin, since or "HEAD^1", "HEAD")
+    if not targets:
+        _say("nothing was promoted by this push")
+    failures = []
+    for target in targets:
+        try:
+            _go_on_with(origin, where, target, timeout)
+        except TidegateError as error:
+            failures.append(error)
+            _say(f"tidegate: {error}")
+    if failures:
+        raise typer.Exit(1)
+
+
+def _go_on_with(origin: Any, where: Any, target: Any, timeout: float) -> None:
+    from tidegate import promotion, wiring
+    from tidegate.adapters.system import SystemClock
+    from tidegate.core.promotion import Outcome
+
+    plane = wiring.platform(origin.checkout, target.environment).plane
+    result, reason, status = promotion.wait(origin, target, plane, SystemClock(), timeout, _say)
+    name = f"{target.model} {target.release}"
+    if result is Outcome.FAILED:
+        raise Refused(
+            f"{name} did not get through {target.environment}: {reason}", "Release a corrected one."
+        )
+    if result is Outcome.SUPERSEDED:
+        _say(f"{name} was superseded in {target.environment}: {reason}")
+        return
+    reports = [f"Rollout in {target.environment}: {reason}"]
+    if target.environment == "staging":
+        promotion.pull_artifacts(origin.checkout)
+        promotion.run_gates(origin.checkout, target, str(status.get("url", "")), _say)
+        reports += promotion.sections(origin.checkout, target.model)
+    following = target.next()
+    if following is None:
+        _say(f"{name} is in {target.environment}")
+        return
+    pull = promotion.promote(origin, where, following, reports=reports)
+    _say(f"pull request {pull.number}: {pull.title}  {pull.url}" if pull else f"{name} is there already")
+
+
+def register(app: typer.Typer) -> None:
+    """Add this group's commands."""
+    app.add_typer(pr, name="pr", no_args_is_help=True)
+    app.command("promote")(promote)
