@@ -14,10 +14,17 @@ import json
 import os
 import tempfile
 import uuid
+import sys
 from pathlib import Path
 
-from tidegate import wiring
-from tidegate.files import write_atomic
+try:
+    from tidegate import wiring
+    from tidegate.files import write_atomic
+except ModuleNotFoundError as error:  # the first stage that runs: say it here once, in one line
+    sys.exit(
+        f"{sys.executable} has no {error.name}: put this repository's Python first, "
+        "as in `PATH=$PWD/.venv/bin:$PATH dvc repro` (`make setup` makes it)"
+    )
 
 IDENTITY = ".identity"
 
