@@ -17,7 +17,7 @@ ROUTES = "tidegate"  # the name of the one route configuration
 
 # At most 12.5% apart, with the round numbers in which objectives are written; no more than two
 # significant digits, since Envoy's histograms keep no more.
-_DECADE = (10, 11, 12, 13, 14, 15, 16, 18, 20, 22, 25, 27, 30, 33, 35, 36, 40, 44, 45, 48, 50, 55, 60, 65,
+_DECADE = (10, 11, 12, 13, 14, 15, 16, 18, 20, 22, 24, 25, 27, 30, 33, 35, 36, 40, 44, 45, 48, 50, 55, 60, 65,
            70, 75, 80, 85, 90)  # fmt: skip
 LATENCY_BOUNDS_MS: tuple[float, ...] = tuple(
     float(bound)
