@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tidegate.documents import read_yaml
-from tidegate.errors import ConfigError
+from tidegate.errors import ConfigError, TidegateError
 
 PARAMETERS = "params.yaml"
 SPLITS = ("train", "holdout", "live")
@@ -47,4 +48,13 @@ class Layout:
         section = ((content or {}).get("models") or {}).get(self.model) or {}
         if not isinstance(section.get(stage), Mapping):
             raise ConfigError(f"has no section `models.{self.model}.{stage}`", "Add it.", where=PARAMETERS)
-        return section[stage]
+        found: Mapping[str, Any] = section[stage]
+        return found
+
+
+def run(stage: Callable[[], None]) -> None:
+    """Run a stage's `main`; an error that was meant is one line on stderr and exit code 1."""
+    try:
+        stage()
+    except TidegateError as error:
+        sys.exit(str(error))

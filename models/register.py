@@ -10,18 +10,21 @@ from __future__ import annotations
 import json
 import sys
 
-from models.layout import Layout
+from models.layout import Layout, run
 from models.tracking import commit
 from tidegate import wiring
-from tidegate.errors import TidegateError
+from tidegate.errors import NoData
 from tidegate.files import digest_file, digest_folder, write_atomic
 
 
 def register(layout: Layout) -> dict[str, object]:
-    """Register build/<model>/model/ and return `{"name", "version", "digest"}`."""
+    """Register build/<model>/model/ and return `{"name", "version", "digest"}`; raises NoData without it."""
     root = layout.root.absolute()
     registry = wiring.registry(wiring.platform(root, "production"), wiring.home(root))
-    digest = digest_folder(layout.artifact)
+    try:
+        digest = digest_folder(layout.artifact)
+    except FileNotFoundError as error:
+        raise NoData(f"{layout.model} has no trained model: {error}", "Run `dvc repro`.") from error
     tags = {"digest": digest, "commit": commit(root)}
     lock = layout.root / "dvc.lock"
     if lock.is_file():  # not yet, when the stage is tried out by hand
@@ -30,21 +33,15 @@ def register(layout: Layout) -> dict[str, object]:
     return {"name": layout.model, "version": version, "digest": digest}
 
 
-def main() -> int:
+def main() -> None:
     """Register the model that the command line names."""
     if len(sys.argv) != 2:
-        print("usage: python -m models.register MODEL", file=sys.stderr)
-        return 2
+        sys.exit("usage: python -m models.register MODEL")
     layout = Layout(sys.argv[1])
-    try:
-        registered = register(layout)
-    except (TidegateError, FileNotFoundError) as error:
-        print(f"register: {error}", file=sys.stderr)
-        return 1
+    registered = register(layout)
     write_atomic(layout.build / "register.json", json.dumps(registered, indent=1) + "\n")
     print(f"{registered['name']} version {registered['version']}, {registered['digest']}")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

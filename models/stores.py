@@ -12,9 +12,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 import tempfile
 import uuid
-import sys
 from pathlib import Path
 
 try:

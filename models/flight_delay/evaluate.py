@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from models.flight_delay import features
 from models.flight_delay.score import score, session
-from models.layout import Layout
+from models.layout import Layout, run
 from tidegate.core import scores
 
 ROC_POINTS = 200
@@ -101,4 +101,4 @@ def _write_json(path: Any, content: Any) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

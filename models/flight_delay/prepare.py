@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from models.flight_delay import features
-from models.layout import SPLITS, Layout
+from models.layout import SPLITS, Layout, run
 from tidegate.errors import ConfigError, PlatformError
 
 ORDER = ["date", "sched_dep_time", "origin", "carrier", "flight"]
@@ -103,4 +103,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

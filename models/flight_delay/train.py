@@ -23,7 +23,7 @@ import pandas as pd
 
 from models.flight_delay import features
 from models.flight_delay.score import score, session
-from models.layout import Layout
+from models.layout import Layout, run
 from models.tracking import log_run
 from tidegate.errors import PlatformError
 from tidegate.files import digest_folder
@@ -189,4 +189,4 @@ def _write_json(path: Path, content: Any) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)
