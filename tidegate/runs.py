@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -175,5 +176,6 @@ def stop(store: RunStore, numbers: Sequence[int], stop_tree: Callable[[int], Non
     for run in runs:
         if run.pid:
             stop_tree(run.pid)
+        shutil.rmtree(store.folder / "work" / str(run.number), ignore_errors=True)
         stopped.append(store.save(replace(store.get(run.number), state="stopped", finished=time.time())))
     return stopped

@@ -245,6 +245,7 @@ def test_stop(forge: Forge) -> None:
     assert "stopped ci (run 1)" in forge.tidegate("forge", "stop", "--forge", str(forge.bare))
     assert forge.store.get(1).state == "stopped"
     assert not _processes_of(forge)
+    assert not list((forge.bare / "tidegate" / "work").iterdir())
 
 
 def test_lost_run(forge: Forge) -> None:
