@@ -114,6 +114,10 @@ def export(booster: lgb.Booster, path: Path) -> None:
         target_opset=OPSET,
         zipmap=False,
     )
+    # The converter keeps the operator sets in a Python set, whose order is another in every process.
+    operators = sorted(model.opset_import, key=lambda one: one.domain)
+    del model.opset_import[:]
+    model.opset_import.extend(operators)
     path.write_bytes(model.SerializeToString(deterministic=True))
 
 

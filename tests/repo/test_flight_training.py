@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import lightgbm as lgb
@@ -12,6 +15,7 @@ from models.flight_delay import evaluate, features, train
 from models.flight_delay.score import score, session
 from tidegate.errors import PlatformError
 
+ROOT = Path(__file__).parents[2]
 WIDTH = len(features.FEATURES)
 PARAMETERS = {
     "rounds": 20,
@@ -49,6 +53,27 @@ def test_training_again_gives_the_same_bytes(
     assert one != three
     assert len(losses) == PARAMETERS["rounds"]
     assert losses[-1] < losses[0]
+
+
+_EXPORT = """
+import sys
+from pathlib import Path
+import lightgbm
+from models.flight_delay import train
+train.export(lightgbm.Booster(model_file=sys.argv[1]), Path(sys.argv[2]))
+"""
+
+
+def test_every_process_exports_the_same_bytes(booster: lgb.Booster, tmp_path: Path) -> None:
+    """The export does not depend on the order of Python's sets, which differs from process to process."""
+    booster.save_model(tmp_path / "booster.txt")
+    exported = set()
+    for seed in ("1", "2", "3", "4"):
+        command = [sys.executable, "-c", _EXPORT, str(tmp_path / "booster.txt"), str(tmp_path / seed)]
+        environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)}
+        subprocess.run(command, env=environment, check=True, timeout=120)
+        exported.add((tmp_path / seed).read_bytes())
+    assert len(exported) == 1
 
 
 def test_export_takes_the_same_branch_at_every_threshold(booster: lgb.Booster, tmp_path: Path) -> None:
