@@ -1,0 +1,11 @@
+"""Isolation: tests run as on a fresh machine, whatever hook, workflow or plane they were started from."""
+
+from __future__ import annotations
+
+import os
+
+# At import, before any test module reads its environment: a hook's GIT_DIR would send every git command
+# to another repository, a workflow's GITHUB_ACTIONS would stop the local forge from running anything.
+for _name in list(os.environ):
+    if _name.startswith(("GIT_", "GITHUB_", "TIDEGATE_", "SUPERVISOR_", "BENTOML_", "DVC_", "MLFLOW_")):
+        del os.environ[_name]
