@@ -34,6 +34,8 @@ def demo(
     def picture() -> Any:
         return render(snapshot(stage.clone)) if (stage.home / "state.db").exists() else ""
 
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # each must leave no process behind
+        signal.signal(number, signal.default_int_handler)
     began = time.time()
     with Screen(picture) as screen:
         stage = story.Stage(checkout, folder, screen)
@@ -41,10 +43,10 @@ def demo(
             story.tell(stage)
             time.sleep(5)  # the passengers go on for a moment under the last release
         finally:
-            previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
-            screen.now("stopping what was started")
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                signal.signal(number, signal.SIG_IGN)
+            screen.say("stopping what was started", "dim")
             story.end(stage)
-            signal.signal(signal.SIGINT, previous)
     answers = _answers(stage.answers, summary)
     releases = [vars(release) for release in stage.releases]
     found = summary.summarise(answers, stage.events(), releases, time.time() - began)
