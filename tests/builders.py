@@ -111,3 +111,206 @@ class GateRoom:
         )
         print(done.stdout, done.stderr)
         return done.returncode, report.read_report(self.build / "gates" / f"{self.gate}.json")
+
+
+# ---------------------------------------------------------------- rollouts
+MODEL = "toy"
+
+
+def record(number: int, model: str = MODEL) -> Any:
+    """Return a release record; another number gives another id."""
+    from tidegate.core.release import BentoRef, RegistryRef, ReleaseRecord
+
+    reference, bento = RegistryRef(model, number), BentoRef(f"{model}:{number}", "sha256:b")
+    return ReleaseRecord(model, "c" * 40, "sha256:p", reference, "sha256:a", bento, {"data": "PASS"})
+
+
+A, B, C = (record(n).id for n in (1, 2, 3))
+
+CHECKS = """
+  checks:
+    - {name: errors, metric: error-rate, limit: 2%, againstStable: {tolerance: 25%}}
+    - {name: latency, metric: latency, quantile: 0.99, limit: 1s}
+"""
+CANARY = f"""defaults:
+  steps:
+    - setWeight: 10
+      pause: {{duration: 3s, minRequests: 10}}
+    - setWeight: 50
+      pause: {{duration: 3s, minRequests: 50}}
+  progressDeadline: 2m
+  scaleDownDelay: 10s
+{CHECKS}"""
+PRODUCTION = f"""defaults:
+  steps:
+    - setWeight: 75
+      pause: {{duration: 3s, minRequests: 50}}
+    - setWeight: 100
+      pause: {{duration: 3s, minRequests: 50}}
+  requiredSoakTime: 4s
+  progressDeadline: 2m
+  scaleDownDelay: 20s
+{CHECKS}"""
+
+
+def release_yaml(releases: dict[str, str | None]) -> str:
+    """Return a release.yaml: model → release, None for no line."""
+    lines = [f"  {model}: {release}\n" for model, release in releases.items() if release]
+    return "models:\n" + "".join(lines) if lines else "models: {}\n"
+
+
+def envs(
+    production: str | None = None, canary: str | None = None, *, models: tuple[str, ...] = (MODEL,)
+) -> dict[str, str]:
+    """Return the files of an envs/ tree with three records a model; the plane is `production`."""
+    import msgspec
+    import yaml
+
+    wanted = {"production": production, "canary": canary, "staging": None}
+    files = {"envs/staging/platform.yaml": "plane: staging\n", "envs/staging/rollout.yaml": "defaults: {}\n"}
+    files |= {"envs/canary/platform.yaml": "plane: production\n", "envs/canary/rollout.yaml": CANARY}
+    files |= {"envs/production/platform.yaml": "workloads: {replicas: 2}\n"}
+    files |= {"envs/production/rollout.yaml": PRODUCTION}
+    for environment, release in wanted.items():
+        files[f"envs/{environment}/release.yaml"] = release_yaml({models[0]: release})
+    for model in models:
+        for made in (record(n, model) for n in (1, 2, 3)):
+            files[f"envs/releases/{model}/{made.id}.yaml"] = yaml.safe_dump(msgspec.to_builtins(made))
+    return files
+
+
+class Rig:
+    """A production plane's agent on fakes; a second of `drive` is one tick and 60 requests a model.
+
+    `bad` maps a release to its share of errors. A `Crashed` out of a tick is answered as supervisord
+    would: a new agent on the same plane.
+    """
+
+    RATE = 60
+
+    def __init__(self, files: dict[str, str] | None = None, **planned: Any) -> None:
+        from tidegate import testing
+
+        self.clock = testing.FakeClock()
+        self.repository = testing.FakeRepository(files or envs())
+        self.router, self.metrics = testing.FakeRouter(), testing.FakeMetrics()
+        self.workloads, self.state = testing.FakeWorkloads(), testing.FakeState()
+        self.inbox, self.notifier = testing.FakeInbox(), testing.FakeNotifier()
+        self.bad: dict[str, float] = {}
+        self.traffic = True
+        self.crashed = 0
+        self._owed: dict[str, float] = {}
+        self._planned = planned
+        self.agent = self.restart()
+
+    def copy(self) -> Rig:
+        """Return the same plane once more, to take another course."""
+        import copy
+
+        return copy.deepcopy(self)
+
+    def restart(self, holder: str = "here") -> Any:
+        """Start a new agent, which knows only what the plane, Git and the state store know."""
+        from tidegate.agent import Agent, Ports
+        from tidegate.jobs import InlineJobs
+
+        ports = Ports(
+            self.router,
+            self.metrics,
+            self.workloads,
+            self.repository,
+            self.state,
+            self.inbox,
+            self.notifier,
+            self.clock,
+            InlineJobs(),
+            **self._planned,
+        )
+        self.agent = Agent("production", ports, holder=holder)
+        self.agent.start()
+        return self.agent
+
+    def drive(self, seconds: int) -> None:
+        """Let time pass: requests, a tick, a second, again and again."""
+        from tidegate.testing import Crashed
+
+        for _ in range(seconds):
+            if self.traffic:
+                self._serve()
+            try:
+                self.agent.tick()
+            except Crashed:
+                self.crashed += 1
+                self.restart()
+            self.clock.advance(1)
+
+    def _serve(self) -> None:
+        for model, route in self.router.table.items():
+            for release, weight in route.weights.items():
+                requests = self._whole(f"{model}/{release}", self.RATE * weight / 100)
+                errors = self._whole(f"{model}/{release}!", requests * self.bad.get(release, 0.0))
+                self.metrics.add(model, release, requests, errors)
+
+    def _whole(self, key: str, amount: float) -> int:
+        """Return the whole part, and owe the rest."""
+        total = self._owed.get(key, 0.0) + amount
+        self._owed[key] = total - int(total)
+        return int(total)
+
+    def push(self, **releases: str | None) -> str:
+        """Merge a promotion as a person would: environment=release."""
+        files = {f"envs/{env}/release.yaml": release_yaml({MODEL: r}) for env, r in releases.items()}
+        return str(self.repository.push(files, "Promote"))
+
+    def settle(self, production: str, seconds: int = 30) -> None:
+        """Make a release production's, settled."""
+        self.push(production=production, canary=production)
+        self.drive(seconds)
+        assert self.weights == {production: 100}, self.status
+        assert self.phase("production") == "Healthy", self.status
+
+    # what a test asks
+    @property
+    def weights(self) -> dict[str, int]:
+        """The router's weights of the model."""
+        route = self.router.table.get(MODEL)
+        return dict(route.weights) if route else {}
+
+    @property
+    def status(self) -> dict[str, Any]:
+        """The stored status document."""
+        return dict(self.state.planes["production"]["status"])
+
+    def line(self, environment: str) -> dict[str, Any]:
+        """The model's line of one environment."""
+        return dict(self.status["models"][MODEL][environment])
+
+    def phase(self, environment: str) -> str:
+        """The phase of one environment."""
+        return str(self.line(environment)["phase"])
+
+    @property
+    def problems(self) -> str:
+        """All problems of the status, as one text."""
+        return "\n".join(self.status["problems"])
+
+    @property
+    def kinds(self) -> list[str]:
+        """The kinds of all stored events."""
+        return [event.kind for event in self.state.log]
+
+    def named(self, environment: str) -> str | None:
+        """The release that Git's head names."""
+        from tidegate.config import parse_release_file
+
+        path = f"envs/{environment}/release.yaml"
+        return parse_release_file(self.repository.text(path) or "", path).get(MODEL)
+
+    def rejection(self, release: str) -> str | None:
+        """The rejection's text at Git's head."""
+        return self.repository.text(f"envs/releases/{MODEL}/{release}.rejected.yaml")
+
+    @property
+    def reverts(self) -> int:
+        """How many commits the agent made."""
+        return sum(commit.change.subject.startswith("Roll back") for commit in self.repository.log)
