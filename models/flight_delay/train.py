@@ -114,7 +114,7 @@ def export(booster: lgb.Booster, path: Path) -> None:
         target_opset=OPSET,
         zipmap=False,
     )
-    # The converter keeps the operator sets in a Python set, whose order is another in every process.
+    # The converter keeps the operator sets in a Python set, whose order is another in one process of ten.
     operators = sorted(model.opset_import, key=lambda one: one.domain)
     del model.opset_import[:]
     model.opset_import.extend(operators)

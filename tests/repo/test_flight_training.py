@@ -68,7 +68,7 @@ def test_every_process_exports_the_same_bytes(booster: lgb.Booster, tmp_path: Pa
     """The export does not depend on the order of Python's sets, which differs from process to process."""
     booster.save_model(tmp_path / "booster.txt")
     exported = set()
-    for seed in ("1", "2", "3", "4"):
+    for seed in ("1", "20"):  # without the ordering, 20 and about one in ten others differ
         command = [sys.executable, "-c", _EXPORT, str(tmp_path / "booster.txt"), str(tmp_path / seed)]
         environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)}
         subprocess.run(command, env=environment, check=True, timeout=120)
