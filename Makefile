@@ -45,4 +45,4 @@ clean:
 	@for home in .tidegate .tidegate/demo/clone/.tidegate; do \
 	  if [ -d $$home/planes ]; then TIDEGATE_HOME=$$home $(BIN)/tidegate down --quiet || exit 1; fi; \
 	done
-	@rm -rf .tidegate build .pytest_cache .mypy_cache .ruff_cache
+	@rm -rf .tidegate build data .pytest_cache .mypy_cache .ruff_cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -72,6 +73,7 @@ def _answers(path: Path, summary: Any) -> list[Any]:
 def _print(screen: Any, stage: Any, found: dict[str, Any]) -> None:
     from rich.table import Table
 
+    activate = Path(sys.executable).parent / "activate"
     timeline = Table("when", "event", title="What production's agent did", title_justify="left", box=None)
     for event in stage.events():
         timeline.add_row(screen.clock(event["at"]), event["text"])
@@ -93,7 +95,7 @@ def _print(screen: Any, stage: Any, found: dict[str, Any]) -> None:
     )
     screen.console.print("", numbers)
     screen.console.print(
-        f"\nLook around: cd {stage.clone} && tidegate status; tidegate history; tidegate pr list --all; "
+        f"\nLook around: . {activate} && cd {stage.clone}; tidegate status; tidegate history; tidegate pr list --all; "
         f"tidegate forge runs\nThe numbers: {stage.folder / 'summary.json'}. `make clean` removes it all.",
         soft_wrap=True,
     )
