@@ -95,8 +95,8 @@ def _print(screen: Any, stage: Any, found: dict[str, Any]) -> None:
     )
     screen.console.print("", numbers)
     screen.console.print(
-        f"\nLook around: . {activate} && cd {stage.clone}; tidegate status; tidegate history; tidegate pr list --all; "
-        f"tidegate forge runs\nThe numbers: {stage.folder / 'summary.json'}. `make clean` removes it all.",
+        f"\nLook around: . {activate} && cd {stage.clone}; tidegate status; tidegate history; "
+        f"tidegate pr list --all; tidegate forge runs\nThe numbers: {stage.folder / 'summary.json'}. `make clean` removes it all.",
         soft_wrap=True,
     )
 

@@ -47,6 +47,7 @@ def up(
 
 def down(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Stop every process that this checkout's home started, and nothing else.
 
@@ -55,5 +56,7 @@ def down(
     from tidegate import planes, wiring
 
     stopped = planes.down(wiring.home(wiring.find_checkout()))
-    if not quiet:
+    if as_json:
+        typer.echo(json.dumps({"stopped": stopped}))
+    elif not quiet:
         typer.echo(f"stopped {stopped} processes" if stopped else "nothing was running")
