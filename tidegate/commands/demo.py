@@ -96,7 +96,8 @@ def _print(screen: Any, stage: Any, found: dict[str, Any]) -> None:
     screen.console.print("", numbers)
     screen.console.print(
         f"\nLook around: . {activate} && cd {stage.clone}; tidegate status; tidegate history; "
-        f"tidegate pr list --all; tidegate forge runs\nThe numbers: {stage.folder / 'summary.json'}. `make clean` removes it all.",
+        f"tidegate pr list --all; tidegate forge runs\n"
+        f"The numbers: {stage.folder / 'summary.json'}. `make clean` removes it all.",
         soft_wrap=True,
     )
 
