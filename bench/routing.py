@@ -18,7 +18,7 @@ RELEASE = "0123456789ab"
 @entries(router_overhead=("ms", Goal("difference", at_most=1.0)))
 def routing() -> Mapping[str, Measured]:
     """Median of one connection's requests, direct and through Envoy in turns."""
-    from tidegate import planes, wiring
+    from tidegate import planes
     from tidegate.adapters.envoy import EnvoyRouter
     from tidegate.config import Home
     from tidegate.ports import Route
@@ -32,7 +32,7 @@ def routing() -> Mapping[str, Measured]:
             url = planes.up(Path.cwd(), home, "staging", agent=False)
             at = planes.Layout(home, "staging")
             route = Route({RELEASE: 100}, {RELEASE: (f"127.0.0.1:{port}",)})
-            EnvoyRouter(at.envoy, wiring.sockets(home) / "staging.envoy").apply({"flight-delay": route})
+            EnvoyRouter(at.envoy, home.sockets / "staging.envoy").apply({"flight-delay": route})
             for _ in range(ROUNDS):
                 for found, ask, where in (
                     (direct, rows, port),

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tidegate import planes, wiring
+from tidegate import planes
 from tidegate.adapters.envoy import EnvoyMetrics, EnvoyRouter
 from tidegate.adapters.supervisor import SupervisorWorkloads
 from tidegate.config import Home
@@ -116,7 +116,7 @@ def plane_up(folder: Path) -> Iterator[Plane]:
         yield Plane(checkout, home, planes.up(checkout, home, "staging", agent=False))
     finally:
         planes.down(home)
-        assert not wiring.sockets(home).exists()
+        assert not home.sockets.exists()
 
 
 class Servers:

@@ -182,9 +182,9 @@ class Agent:
         found = _Round({}, [*self.memory.pending, *self._drift(view, now)], answers)
         for model in sorted({*desired.models(), *models}):
             want, seen = wanted(desired, self.plane, model), self._seen(view, model)
-            for environment, text in refusals(desired, model, want).items():
-                self._problem(f"{environment}/{model}", text)
             decision = core.decide(models.get(model, ModelState()), want, seen, now)
+            for environment, text in refusals(desired, model, want, decision.state.stable).items():
+                self._problem(f"{environment}/{model}", text)
             found.states[model] = decision.state
             found.told[model] = (want, decision.state, seen.alive)
             found.actions += [(model, action) for action in decision.actions]

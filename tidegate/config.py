@@ -5,7 +5,10 @@ Unknown keys are fatal with a did-you-mean; every error names file and line.
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +21,7 @@ from tidegate.core.release import ReleaseRecord, is_release_id
 from tidegate.documents import Lines, convert, read_yaml
 from tidegate.errors import ConfigError
 
+_MODEL = re.compile(r"[a-z0-9][a-z0-9._-]*")  # it becomes part of paths, routes and process names
 ENVIRONMENTS = ("staging", "canary", "production")
 
 
@@ -163,16 +167,22 @@ class _RolloutFile(_Spec, frozen=True):
 def parse_release_file(text: str, path: str) -> dict[str, str]:
     """Parse a release.yaml into model → release id."""
     value, lines = _document({path: text}, path)
-    models = convert(value, _ReleaseFile, where=path, lines=lines).models
-    for model, release in models.items():
-        if not is_release_id(release):
+    named = value.get("models")
+    for model, release in named.items() if isinstance(named, dict) else ():
+        if not _MODEL.fullmatch(str(model)):
+            raise ConfigError(
+                f"`{model}` can't name a model",
+                "Use a-z, 0-9 and hyphens.",
+                where=f"{path}:{lines.get(f'$.models.{model}', 1)}",
+            )
+        if not isinstance(release, str) or not is_release_id(release):
             line = lines.get(f"$.models.{model}", 1)
             raise ConfigError(
                 f"`{release}` is not a release id (12 hex digits; quote it if it has digits only)",
                 "Take the id from envs/releases/.",
                 where=f"{path}:{line}",
             )
-    return models
+    return convert(value, _ReleaseFile, where=path, lines=lines).models
 
 
 def parse_platform(files: Mapping[str, str], environment: str) -> Platform:
@@ -234,6 +244,12 @@ def parse_desired(commit: str, files: Mapping[str, str]) -> Desired:
         if path.endswith(".rejected.yaml"):
             value, lines = _document(files, path)
             rejection = convert(value, Rejection, where=path, lines=lines)
+            if rejection.release != path.rsplit("/", 1)[-1].removesuffix(".rejected.yaml"):
+                raise ConfigError(
+                    f"it rejects {rejection.release}, not the release in its name",
+                    "Correct one of them.",
+                    where=path,
+                )
             rejections[rejection.release] = rejection
         else:
             record = parse_record(text, path)
@@ -275,6 +291,13 @@ class Home:
     def plane(self, name: str) -> Path:
         """Return the folder of one plane: router files, supervisor's files, logs, ports."""
         return self.root / "planes" / name
+
+    @property
+    def sockets(self) -> Path:
+        """The folder of this home's unix sockets: short, since a socket's path holds 107 bytes."""
+        base = os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()
+        name = hashlib.sha256(str(self.root).encode()).hexdigest()[:12]
+        return Path(base) / f"tidegate-{os.getuid()}-{name}"
 
     @property
     def logs(self) -> Path:

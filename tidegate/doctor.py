@@ -139,7 +139,7 @@ def check_disk(root: Path) -> Check:
 
 def check_sockets(where: config.Home, platforms: dict[str, config.Platform]) -> Iterator[Check]:
     """Whether the unix sockets' paths fit, and their folder can be made."""
-    folder = wiring.sockets(where)
+    folder = where.sockets
     planes = {spec.plane for spec in platforms.values()}
     # supervisord first binds a name with its process id at the end, then renames it.
     longest = max((f"{folder}/{plane}.supervisor.4194304" for plane in planes), key=len)
@@ -156,7 +156,7 @@ def check_ports(where: config.Home, platforms: dict[str, config.Platform]) -> It
     for plane, port in sorted({(spec.plane, spec.router.port) for spec in platforms.values()}, key=str):
         if port == "auto":
             continue
-        up = (wiring.sockets(where) / f"{plane}.envoy").exists()
+        up = (where.sockets / f"{plane}.envoy").exists()
         taken = port_taken(int(port))
         state = "in use by the plane, as it seems" if taken and up else "in use" if taken else "free"
         action = (

@@ -27,6 +27,13 @@ def read_yaml(text: str, where: str) -> tuple[Any, Lines]:
     if len(text.encode()) > MAX_BYTES:
         raise ConfigError(f"is larger than {MAX_BYTES // 1024} KiB", "Split it.", where=where)
     try:
+        return _read(text, where)
+    except (ValueError, RecursionError) as error:  # e.g. a number of 5,000 digits, a day 2026-02-31
+        raise ConfigError(f"has a value that can't be read ({error})", "Correct it.", where=where) from error
+
+
+def _read(text: str, where: str) -> tuple[Any, Lines]:
+    try:
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
             if isinstance(event, yaml.AliasEvent):
                 raise ConfigError(

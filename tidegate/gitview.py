@@ -90,15 +90,18 @@ def wanted(desired: Desired, plane: str, model: str) -> Want:
     return Want(targets, frozenset(desired.rejections), known)
 
 
-def refusals(desired: Desired, model: str, want: Want) -> dict[str, str]:
-    """Say, by environment, which of Git's wishes are not taken up and why; empty where all is well."""
+def refusals(desired: Desired, model: str, want: Want, running: str | None) -> dict[str, str]:
+    """Say, by environment, which of Git's wishes are not taken up and why; empty where all is well.
+
+    A release that was rejected further on may go on `running` where it was before.
+    """
     texts = {}
     for target in want.targets:
         asks = f"envs/{target.environment}/release.yaml asks for {target.release} of {model}, which"
         text = ""
         if target.release and target.release not in want.known:
             text = f"{asks} has no record in envs/releases/{model}/. Merge its record, or correct the line."
-        elif target.release in desired.rejections:
+        elif target.release in desired.rejections and target.release != running:
             why = desired.rejections[str(target.release)].reason
             text = f"{asks} was rejected ({why}). Promote another, or delete its .rejected.yaml to try again."
         texts[target.environment] = text

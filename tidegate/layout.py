@@ -13,7 +13,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from tidegate import config, wiring
+from tidegate import config
 
 # What every process of a plane carries in its environment.
 INSTANCE, PLANE = "TIDEGATE_INSTANCE", "TIDEGATE_PLANE"
@@ -44,12 +44,12 @@ class Layout:
     @property
     def supervisor(self) -> Path:
         """supervisord's socket."""
-        return wiring.sockets(self.home) / f"{self.plane}.supervisor"
+        return self.home.sockets / f"{self.plane}.supervisor"
 
     @property
     def admin(self) -> Path:
         """Envoy's admin socket."""
-        return wiring.sockets(self.home) / f"{self.plane}.envoy"
+        return self.home.sockets / f"{self.plane}.envoy"
 
     @property
     def port(self) -> int | None:

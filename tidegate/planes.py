@@ -13,13 +13,13 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 
-from tidegate import config, processes, unix_http, wiring
+from tidegate import config, processes, unix_http
 from tidegate.adapters.envoy import CLUSTERS_FILE, ROUTES_FILE, EnvoyRouter
 from tidegate.core import xds
 from tidegate.errors import ConfigError, PlatformError, Unreachable
@@ -27,6 +27,8 @@ from tidegate.files import write_atomic
 from tidegate.layout import INSTANCE, PLANE, Layout
 from tidegate.placements import Placements
 from tidegate.supervisord import ALIVE, Supervisord, main_section, program
+
+AGENT_PATIENCE = 5.0  # seconds for the agent to end its look; what it was doing is resumed
 
 
 def names(checkout: Path) -> tuple[str, ...]:
@@ -58,7 +60,7 @@ def up(checkout: Path, home: config.Home, plane: str, *, agent: bool = True, pat
     stopped again. Raises PlatformError (a port taken, a program that does not start).
     """
     at = Layout(home, plane)
-    _private(wiring.sockets(home))
+    _private(home.sockets)
     with _alone(at):
         fresh = not running(home, plane)
         try:
@@ -83,7 +85,7 @@ def down(home: config.Home) -> int:
     for plane in sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else ():
         stopped += stop(home, plane)
     stopped += processes.end(processes.carrying({INSTANCE: str(home.root)}))
-    shutil.rmtree(wiring.sockets(home), ignore_errors=True)
+    shutil.rmtree(home.sockets, ignore_errors=True)
     return stopped
 
 
@@ -224,14 +226,29 @@ def _wait_ready(at: Layout, patience: float, *, agent: bool) -> None:
 def _answers(at: Layout) -> bool:
     if unix_http.get(at.admin, "/ready", timeout=1).strip() != b"LIVE":
         return False
+    return _status(at, "/") > 0
+
+
+def _status(at: Layout, target: str) -> int:
+    """Return the status of one GET through the plane's router; 0 when there is no answer."""
     connection = http.client.HTTPConnection("127.0.0.1", at.port or 0, timeout=1)
     try:
-        connection.request("GET", "/")
-        return connection.getresponse().status > 0
+        connection.request("GET", target)
+        return connection.getresponse().status
     except (OSError, http.client.HTTPException):
-        return False
+        return 0
     finally:
         connection.close()
+
+
+def await_served(home: config.Home, plane: str, models: Collection[str], patience: float = 60.0) -> list[str]:
+    """Wait until every model's stable release answers through the router; returns those that don't."""
+    at, deadline, silent = Layout(home, plane), time.monotonic() + patience, sorted(models)
+    while silent and time.monotonic() < deadline:
+        silent = [model for model in silent if _status(at, f"/{model}/readyz") != 200]
+        if silent:
+            time.sleep(0.2)
+    return silent
 
 
 def _until(done: Callable[[], object], patience: float, what: str, log: Path) -> None:
@@ -253,8 +270,14 @@ def _until(done: Callable[[], object], patience: float, what: str, log: Path) ->
 def _stop(at: Layout) -> int:
     """Stop one plane; returns how many processes it had."""
     members = _members(at)
+    supervisord = Supervisord(at.supervisor)
     try:
-        Supervisord(at.supervisor).call("shutdown")
+        # The agent first: it would tell of everything else that goes away as if it were broken.
+        supervisord.signal_stop("agent")
+        end = time.monotonic() + AGENT_PATIENCE
+        while time.monotonic() < end and supervisord.processes().get("agent", {}).get("pid"):
+            time.sleep(0.1)
+        supervisord.call("shutdown")
         processes.gone(members, 25)  # workloads finish the requests in flight
     except (Unreachable, PlatformError):
         pass  # not running, or going down already: what is left is ended below

@@ -69,6 +69,10 @@ class _Faults:
         """Raise `error` at the next call (of `method`, if named); `after` its effect if asked so."""
         self._planned.append((method, error, after))
 
+    def mend(self) -> None:
+        """Forget the errors that were planned and have not happened."""
+        self._planned.clear()
+
     def _called(self, method: str, *, after: bool = False) -> None:
         if not after:
             self.calls.append(method)

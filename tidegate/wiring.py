@@ -7,12 +7,10 @@ MLflow, BentoML or Evidently.
 from __future__ import annotations
 
 import difflib
-import hashlib
 import json
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -47,13 +45,6 @@ def platform(checkout: Path, environment: str) -> config.Platform:
     return config.parse_platform(config.read_envs(checkout), environment)
 
 
-def sockets(where: config.Home) -> Path:
-    """Return the folder of a home's unix sockets: short, since a socket's path holds 107 bytes."""
-    base = os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()
-    name = hashlib.sha256(str(where.root).encode()).hexdigest()[:12]
-    return Path(base) / f"tidegate-{os.getuid()}-{name}"
-
-
 def _choose(kind: str, name: str, known: Mapping[str, Callable[[], T]]) -> T:
     if name not in known:
         close = difflib.get_close_matches(name, known, n=1)
@@ -68,7 +59,7 @@ def router(spec: config.Platform, where: config.Home) -> ports.Router:
     def envoy() -> ports.Router:
         from tidegate.adapters.envoy import EnvoyRouter
 
-        return EnvoyRouter(where.plane(spec.plane) / "envoy", sockets(where) / f"{spec.plane}.envoy")
+        return EnvoyRouter(where.plane(spec.plane) / "envoy", where.sockets / f"{spec.plane}.envoy")
 
     return _choose("router", spec.router.adapter, {"envoy": envoy})
 
@@ -79,7 +70,7 @@ def metrics(spec: config.Platform, where: config.Home) -> ports.Metrics:
     def envoy() -> ports.Metrics:
         from tidegate.adapters.envoy import EnvoyMetrics
 
-        return EnvoyMetrics(sockets(where) / f"{spec.plane}.envoy")
+        return EnvoyMetrics(where.sockets / f"{spec.plane}.envoy")
 
     return _choose("router", spec.router.adapter, {"envoy": envoy})
 
@@ -92,7 +83,7 @@ def workloads(spec: config.Platform, where: config.Home) -> ports.Workloads:
 
         return SupervisorWorkloads(
             where.plane(spec.plane),
-            sockets(where) / f"{spec.plane}.supervisor",
+            where.sockets / f"{spec.plane}.supervisor",
             Path(where.address(spec.stores.bentos)),
         )
 

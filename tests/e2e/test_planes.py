@@ -25,7 +25,7 @@ from tests.planes import (
     tiny_servers,
     write_checkout,
 )
-from tidegate import planes, processes, wiring
+from tidegate import planes, processes
 from tidegate.config import Home
 from tidegate.errors import PlatformError, Unreachable
 from tidegate.files import write_atomic
@@ -328,4 +328,4 @@ def test_the_command_down_stops_this_checkouts_planes(tmp_path: Path) -> None:
         assert first.stdout == "stopped 2 processes\n"
         again = subprocess.run([*command, "--quiet"], **run, check=True)  # type: ignore[call-overload]
         assert again.stdout == ""
-        assert not wiring.sockets(plane.home).exists()
+        assert not plane.home.sockets.exists()

@@ -130,10 +130,9 @@ def test_a_taken_port_fails_unless_the_plane_has_it(tmp_path, monkeypatch):
         port = taken.getsockname()[1]
         platforms = {"p": config.Platform(plane="p", router=config.RouterSpec(port=port))}
         assert [c.ok for c in doctor.check_ports(home, platforms)] == [False]
-        from tidegate import wiring
 
-        wiring.sockets(home).mkdir()
-        (wiring.sockets(home) / "p.envoy").write_text("")
+        home.sockets.mkdir()
+        (home.sockets / "p.envoy").write_text("")
         assert [c.ok for c in doctor.check_ports(home, platforms)] == [True]
     automatic = {"p": config.Platform(plane="p")}
     assert list(doctor.check_ports(home, automatic)) == []

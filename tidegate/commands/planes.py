@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from tidegate.errors import PlatformError
+
+if TYPE_CHECKING:
+    from tidegate.config import Home
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -41,8 +47,23 @@ def up(
         for name in started:
             planes.stop(home, name)
         raise
+    silent = {name: _silent(checkout, home, name) for name in answers}
     if as_json:
-        typer.echo(json.dumps({"planes": answers}))
+        typer.echo(json.dumps({"planes": answers, "silent": silent}))
+    for name, models in silent.items():
+        if models:
+            text = f"on {name} no release of {', '.join(models)} answers yet"
+            raise PlatformError(text, "The agent goes on trying; see why: tidegate status")
+
+
+def _silent(checkout: Path, home: Home, plane: str) -> list[str]:
+    """Wait for what ran here before; returns the models that still don't answer."""
+    from tidegate import planes, wiring
+    from tidegate.adapters.sqlite import read_planes
+
+    stored = read_planes(wiring.state_path(wiring.platform(checkout, plane), home)).get(plane, {})
+    models = [model for model, state in stored.get("models", {}).items() if state.get("stable")]
+    return planes.await_served(home, plane, models)
 
 
 def down(

@@ -58,8 +58,9 @@ def prepare(rollout: Rollout, plan: Plan, seen: Seen, now: float, notes: list[No
 
 def enter(rollout: Rollout, step: int, weight: int, notes: list[Note]) -> Rollout:
     """Ask for a step's weight; the step begins when the router confirms it."""
-    text = f"{rollout.environment}: weight {rollout.weight} → {weight}"
-    notes.append(Note("weight", rollout.release, text, {"weight": weight}))
+    if weight != rollout.weight:
+        text = f"{rollout.environment}: weight {rollout.weight} → {weight}"
+        notes.append(Note("weight", rollout.release, text, {"weight": weight}))
     return replace(rollout, step=step, weight=weight, entered=None, seen=0)
 
 

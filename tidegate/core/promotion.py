@@ -14,7 +14,7 @@ _DONE = {
     "canary": frozenset({"Verified", "Healthy"}),
     "production": frozenset({"Healthy"}),
 }
-_FAILED = frozenset({"RolledBack", "Degraded"})
+_FAILED = frozenset({"RolledBack"})  # Degraded may recover: it is waited for
 
 Releases = Mapping[str, Mapping[str, str]]  # environment → model → release
 

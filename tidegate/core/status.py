@@ -26,16 +26,25 @@ def environment_status(
         return _line(wanted, phase, 0, "waits for the plane" if wanted else "nothing is wanted here", None)
     if running not in alive:
         return _line(running, Phase.DEGRADED, 100, "no replica answers", None)
+    reason = ""
+    if rollout and rollout.environment == environment and rollout.phase is Phase.ROLLED_BACK:
+        reason = f"{rollout.release} was rolled back: {rollout.reason}"
     if wanted is not None and running != wanted:
-        return _line(running, Phase.HEALTHY, 100, f"Git asks for {wanted}, which is not taken up", None)
-    return _line(running, Phase.HEALTHY, 100, "", None)
+        reason = f"Git asks for {wanted}, which is not taken up"
+    return _line(running, Phase.HEALTHY, 100, reason, None)
 
 
 def _tells(rollout: Rollout, wanted: str | None, state: ModelState) -> bool:
-    """A rollout speaks for its environment until something newer has settled there."""
+    """A rollout speaks for its environment until something newer has settled there.
+
+    One that was rolled back speaks for a canary only: elsewhere what runs is the release it went back to.
+    """
     if rollout.phase is Phase.HEALTHY:
         return False
-    return rollout.phase is not Phase.ROLLED_BACK or wanted == state.stable or wanted is None
+    if rollout.phase is not Phase.ROLLED_BACK:
+        return True
+    slice_only = rollout.environment == "canary" or state.stable is None
+    return slice_only and (wanted == state.stable or wanted is None)
 
 
 def _line(
