@@ -24,14 +24,16 @@ def environment_status(
     if running is None:
         phase = Phase.PENDING if wanted else None
         return _line(wanted, phase, 0, "waits for the plane" if wanted else "nothing is wanted here", None)
+    # What is on its way, here or in a slice of this environment, has its share of the same requests.
+    share = 100 - (rollout.weight if rollout and rollout.phase in ACTIVE and environment != "canary" else 0)
     if running not in alive:
-        return _line(running, Phase.DEGRADED, 100, "no replica answers", None)
+        return _line(running, Phase.DEGRADED, share, "no replica answers", None)
     reason = ""
     if rollout and rollout.environment == environment and rollout.phase is Phase.ROLLED_BACK:
         reason = f"{rollout.release} was rolled back: {rollout.reason}"
     if wanted is not None and running != wanted:
         reason = f"Git asks for {wanted}, which is not taken up"
-    return _line(running, Phase.HEALTHY, 100, reason, None)
+    return _line(running, Phase.HEALTHY, share, reason, None)
 
 
 def _tells(rollout: Rollout, wanted: str | None, state: ModelState) -> bool:
@@ -44,7 +46,7 @@ def _tells(rollout: Rollout, wanted: str | None, state: ModelState) -> bool:
     if rollout.phase is not Phase.ROLLED_BACK:
         return True
     slice_only = rollout.environment == "canary" or state.stable is None
-    return slice_only and (wanted == state.stable or wanted is None)
+    return slice_only and wanted in (state.stable, rollout.release, None)
 
 
 def _line(
