@@ -138,7 +138,7 @@ def _execute(store: RunStore, run: Run, work: Path, runner: Runner, log: IO[byte
     checkout = _checkout(store.repository, run, work)
     path = next(p for p in (checkout / WORKFLOWS).iterdir() if p.stem == run.workflow)
     workflow, _ = read_yaml(path.read_text(), path.name)
-    problems = triggers.unmapped(workflow, ("ubuntu-latest", "ubuntu-24.04", "ubuntu-22.04"))
+    problems = triggers.unmapped(workflow, triggers.LABELS)
     if problems:
         return replace(run, state="failed", started=time.time(), detail="; ".join(problems))
     with store.group(triggers.group(workflow, run.workflow, run.ref, run.commit), run.number):

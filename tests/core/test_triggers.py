@@ -206,3 +206,9 @@ def test_unmapped(jobs: dict[str, object], problem: str | None) -> None:
     """A job that act would skip silently, or that needs Docker, is named."""
     found = triggers.unmapped({"jobs": jobs}, ["ubuntu-latest"])
     assert (found == []) if problem is None else problem in "; ".join(found)
+
+
+def test_a_runner_of_ones_own_is_this_machine() -> None:
+    """A job that runs on `self-hosted`, as it must on GitHub, runs on the local forge too."""
+    assert triggers.unmapped({"jobs": {"a": {"runs-on": "self-hosted"}}}, triggers.LABELS) == []
+    assert triggers.unmapped({"jobs": {"a": {"runs-on": ["self-hosted"]}}}, triggers.LABELS) == []

@@ -163,6 +163,25 @@ def test_skipped_by_act_is_a_failure(forge: Forge) -> None:
     assert forge.store.get(1).state == "failed"
 
 
+def test_self_hosted_runs_here(forge: Forge) -> None:
+    """A job for a self-hosted runner, as GitHub needs it, runs on the local forge unchanged."""
+    files = forge.workflow("ci", "echo ran here")
+    name = ".github/workflows/ci.yml"
+    said = forge.push({name: files[name].replace("ubuntu-latest", "self-hosted")})
+    assert "| ran here" in said
+    assert forge.store.get(1).state == "passed"
+
+
+def test_output_is_plain(forge: Forge) -> None:
+    """Colours and act's word about Docker reach neither the pusher nor the log; the rest does, in order."""
+    said = forge.push(forge.workflow("ci", "printf '\\033[1;31mred\\033[0m\\n'; echo time=1 docker"))
+    log = forge.store.log(1).read_text()
+    for text in (said, log):
+        assert "\033" not in text
+        assert "valid docker" not in text
+        assert text.index("| red") < text.index("| time=1 docker") < text.index("(run 1) passed")
+
+
 def test_run_sees_little_of_the_host(forge: Forge) -> None:
     """Of the pusher's environment a run sees only what it needs; home and environment are the forge's."""
     said = forge.push(forge.workflow("ci", "env"), SECRET_OF_HOST="xyzzy", TIDEGATE_HOME="/nowhere")

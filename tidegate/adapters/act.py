@@ -6,12 +6,15 @@ enforced around it: see `tidegate.core.triggers` and `tidegate.runs`.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,9 +22,9 @@ from typing import IO, Any
 
 import psutil
 
+from tidegate.core.triggers import LABELS
 from tidegate.errors import PlatformError
 
-LABELS = ("ubuntu-latest", "ubuntu-24.04", "ubuntu-22.04")
 # What tools need to reach a network as the user does; everything else of the host stays outside.
 _PASSED = ("LANG", "TMPDIR", "XDG_RUNTIME_DIR", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE")
 _PASSED_PREFIXES = (
@@ -37,7 +40,10 @@ _PASSED_PREFIXES = (
 # act gives steps a terminal: without these a pager waits for a key that nobody presses.
 _QUIET = {"PAGER": "cat", "GIT_PAGER": "cat", "GIT_TERMINAL_PROMPT": "0", "NO_COLOR": "1", "COLUMNS": "110"}
 TIMED_OUT = 124
+DRAIN_SECONDS = 5.0  # for the last lines of a run whose processes are gone
 RUN_ID = "TIDEGATE_RUN_ID"  # marks every process of a run, also one that left its parent
+_ESCAPES = re.compile(rb"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[()].|[@-_])")
+_NO_DOCKER = re.compile(rb"time=\S+ level=\w+ msg=\"Couldn't get a valid docker connection")
 
 
 def find_act() -> str:
@@ -61,8 +67,9 @@ def run(
 ) -> int:
     """Run one workflow file of a checkout and return act's exit status, or 124 after `limit` seconds.
 
-    `event` is its name and payload, `log` gets all output, `scratch` is a folder for act's copies, removed
-    at the end, and `extra` the variables that steps see. No process of the run outlives this call.
+    `event` is its name and payload, `log` gets all output as `readable` has it, `scratch` is a folder for
+    act's copies, removed at the end, and `extra` the variables that steps see. No process of the run
+    outlives this call.
     """
     scratch.mkdir(parents=True, exist_ok=True)
     payload = scratch / "event.json"
@@ -78,9 +85,11 @@ def run(
         # act keeps its copies under XDG_CACHE_HOME; steps get the user's own back by --env.
         env={**_environment(), **extra, "XDG_CACHE_HOME": str(scratch)},
         stdin=subprocess.DEVNULL,
-        stdout=log,
+        stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )
+    copied = threading.Thread(target=_copy, args=(process.stdout, log), daemon=True)
+    copied.start()
     try:
         return process.wait(timeout=limit)
     except subprocess.TimeoutExpired:
@@ -88,7 +97,22 @@ def run(
     finally:
         stop_tree(process.pid)
         _sweep(extra.get(RUN_ID, ""))
+        copied.join(DRAIN_SECONDS)
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def readable(line: bytes) -> bytes | None:
+    """Return a line of act's without colours and other escapes; None for what is no news in host mode."""
+    return None if _NO_DOCKER.match(line) else _ESCAPES.sub(b"", line)
+
+
+def _copy(output: IO[bytes], log: IO[bytes]) -> None:
+    """Copy act's output to the log, line by line, until nobody can write to it any more."""
+    with output, contextlib.suppress(ValueError):  # the log was closed: something held the pipe for too long
+        for line in output:
+            text = readable(line)
+            if text is not None:
+                log.write(text)
 
 
 def _environment() -> dict[str, str]:
