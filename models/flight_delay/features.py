@@ -8,7 +8,7 @@ Rules, so that nothing is handled by accident:
 
 - a carrier, origin or destination that training did not see has the code -1;
 - a missing plane or weather, a field of theirs that is null or absent, NaN and ±infinity are all the
-  same thing, NaN, which the model was trained with;
+  same thing, NaN, which the model was trained with; -0.0 is 0.0;
 - date, time, carrier, origin, dest and distance must be there: a row without one raises `KeyError`
   or `ValueError`. The service's schema refuses such rows first, and names the field.
 
@@ -87,7 +87,7 @@ def _number(value: Any) -> float:
         return nan
     if isinstance(value, (bool, str)):
         raise ValueError(f"{value!r} is not a number")
-    number = float(value)
+    number = float(value) + 0.0  # a client may write -0.0 for 0: the same number, and so the same bits
     return number if isfinite(number) else nan
 
 
@@ -142,7 +142,7 @@ def compute_columns(columns: Mapping[str, Any], vocabulary: Vocabulary) -> np.nd
 
 
 def _finite(values: Any) -> np.ndarray:
-    numbers = np.asarray(values, dtype=np.float64)
+    numbers = np.asarray(values, dtype=np.float64) + 0.0
     return np.where(np.isfinite(numbers), numbers, nan)
 
 

@@ -107,6 +107,17 @@ def test_missing_weather_is_nan_in_every_spelling(missing: Any) -> None:
     assert np.isnan(feature({**ROW, "weather": missing}, "weather_temp"))
 
 
+def test_a_negative_zero_is_zero_to_the_bit() -> None:
+    """-0.0, which a client may send, gives the bits of 0 wherever it stands, in rows and in columns."""
+    signed, plain = (
+        {**ROW, "distance": zero, "plane": {"seats": zero}, "weather": dict.fromkeys(features.WEATHER, zero)}
+        for zero in (-0.0, 0)
+    )
+    expected = features.compute([plain], VOCABULARY).tobytes()
+    assert features.compute([signed], VOCABULARY).tobytes() == expected
+    assert features.compute_columns(features.to_columns([signed]), VOCABULARY).tobytes() == expected
+
+
 def test_row_without_the_keys_of_plane_and_weather() -> None:
     """A row that does not mention plane and weather is one whose plane and weather are missing."""
     bare = {key: value for key, value in ROW.items() if key not in ("plane", "weather")}
