@@ -270,3 +270,10 @@ def test_stores_file_is_left_alone_when_it_says_so_already(
     stores.main()
     assert path.stat().st_ino == first
     assert set(json.loads(path.read_text())) == {"registry", "bentos"}
+
+
+@pytest.mark.parametrize("name", [".tidegate", ".venv", "build", "data", "dvc_plots"])
+def test_what_commands_make_stays_out_of_git(name: str) -> None:
+    """What the pipeline, `dvc plots` and the planes write is never offered for a commit."""
+    command = ["git", "check-ignore", "--quiet", f"{name}/anything.html"]
+    assert subprocess.run(command, cwd=ROOT, check=False).returncode == 0
