@@ -11,6 +11,7 @@ import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -209,6 +210,7 @@ def parse_rollout(text: str, path: str) -> tuple[Plan, dict[str, Plan]]:
     return default, plans
 
 
+@lru_cache(maxsize=4096)  # immutable, and every commit holds all that were ever made
 def parse_record(text: str, path: str) -> ReleaseRecord:
     """Parse a release record; its content must have the id that its file name says."""
     value, lines = _document({path: text}, path)
