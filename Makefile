@@ -32,8 +32,9 @@ check: $(READY)
 	@$(BIN)/actionlint
 	@$(BIN)/zizmor --offline --quiet .github
 
-# ONLY=name runs one entry.
+# ONLY=name runs one entry. Service and agent are measured with the real model, so it is made first.
 bench: $(READY)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro
 	@$(BIN)/python -m bench $(if $(ONLY),--only $(ONLY))
 
 lock: $(READY)
