@@ -18,7 +18,7 @@ import msgspec
 
 from tidegate import config, plumbing, report
 from tidegate.core import promotion as core
-from tidegate.core.promotion import Outcome, Target
+from tidegate.core.promotion import Outcome, Releases, Target
 from tidegate.core.release import ReleaseRecord
 from tidegate.core.release_file import set_release
 from tidegate.documents import convert, read_yaml
@@ -28,6 +28,7 @@ from tidegate.ports import Clock, Forge, Pull
 AUTOMATION = "tidegate <tidegate@localhost>"  # the author of every promotion; so nobody approves their own
 STAGING_GATES = ("contract", "load")
 POLL = 1.0  # seconds between two looks at origin
+LOOK_BACK = 50  # commits: main is not left unreadable for longer
 
 
 @dataclass(frozen=True)
@@ -175,13 +176,39 @@ def _push_branch(origin: Origin, main: str, target: Target, files: Mapping[str, 
 
 
 # ---------------------------------------------------------------- after a merge
-def merged(origin: Origin, since: str, until: str) -> list[Target]:
-    """Return what the commits since..until promoted; nothing when the agent wrote the last of them."""
+def merged(origin: Origin, since: str, until: str, say: Callable[[str], None]) -> list[Target]:
+    """Return what the commits since..until promoted; nothing when the agent wrote the last of them.
+
+    Raises ConfigError when `until` can't be read. A `since` that can't be is what this push corrects.
+    """
     text = plumbing.git(origin.checkout, "log", "-1", "--format=%(trailers:key=Tidegate-Verdict)", until)
     if text.strip():
         return []
-    before = origin.releases(since) if plumbing.resolve(origin.checkout, since) else {}
-    return core.pushed(before, origin.releases(until))
+    after = origin.releases(until)
+    if not plumbing.resolve(origin.checkout, since):
+        return core.pushed({}, after)
+    try:
+        return core.pushed(origin.releases(since), after)
+    except ConfigError as error:
+        known = _last_readable(origin, since)
+        told = f"compared with {known[0][:12]}, the last that can" if known else "nothing counts as promoted"
+        say(f"{since[:12]}, before this push, can't be read ({error.message}): {told}")
+        return core.pushed(known[1], after) if known else []
+
+
+def _last_readable(origin: Origin, commit: str) -> tuple[str, Releases] | None:
+    """Return the newest commit before `commit` whose release files all parse, and what they say.
+
+    That is what the agents hold to while main can't be read.
+    """
+    paths = [f"envs/{environment}/release.yaml" for environment in core.ORDER]
+    log = ("log", "--first-parent", f"--max-count={LOOK_BACK}", "--format=%H", commit, "--", *paths)
+    for older in plumbing.git(origin.checkout, *log).split():
+        try:
+            return older, origin.releases(older)
+        except ConfigError:
+            continue
+    return None
 
 
 def wait(

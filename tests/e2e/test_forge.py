@@ -401,6 +401,45 @@ def test_refusals(house: Forge) -> None:
     assert "errors 30% > 2%" in house.tidegate("promote", "tiny", "--to", "staging", code=1)
 
 
+@pytest.mark.parametrize(
+    ("correction", "promoted"), [(None, False), (RECORD.id, False), ("bbbbbbbbbbbb", True)], ids=str
+)
+def test_a_correction_of_main(house: Forge, correction: str | None, promoted: bool) -> None:
+    """A push that mends a release.yaml promotes only what differs from the last tree that could be read."""
+    path = "envs/staging/release.yaml"
+    house.push({path: f"models:\n  tiny: {RECORD.id}\n"}, TIDEGATE_FOLLOW="0")
+    house.push({path: "models:\n  tiny: <<<<<<<\n"}, "Break it", TIDEGATE_FOLLOW="0")
+    stop(house.store, (), stop_tree)
+    before = house.git("rev-parse", "HEAD")
+    text = f"models:\n  tiny: {correction}\n" if correction else "models: {}\n"
+    house.push({path: text}, "Mend it", TIDEGATE_FOLLOW="0")
+    stop(house.store, (), stop_tree)
+    said = house.tidegate("promote", "--continue", "--since", before, "--timeout", "0", code=int(promoted))
+    assert f"{before[:12]}, before this push, can't be read" in said
+    assert "the last that can" in said
+    assert (f"tiny {correction} in staging" in said) == promoted
+    assert ("nothing was promoted by this push" in said) != promoted
+
+
+def test_main_that_was_never_readable(house: Forge) -> None:
+    """Where no tree before a correction can be read, nothing counts as promoted, and that is said."""
+    house.git("checkout", "--quiet", "--orphan", "broken")
+    path = "envs/staging/release.yaml"
+    house.push({path: "models: {tiny: no}\n"}, branch="broken", TIDEGATE_FOLLOW="0")
+    before = house.git("rev-parse", "HEAD")
+    house.push({path: f"models: {{tiny: {RECORD.id}}}\n"}, branch="broken", TIDEGATE_FOLLOW="0")
+    stop(house.store, (), stop_tree)
+    said = house.tidegate("promote", "--continue", "--since", before)
+    assert "nothing counts as promoted" in said
+
+
+def test_main_that_is_not_readable(house: Forge) -> None:
+    """A push that leaves main unreadable fails the promotion, and names the file and the line."""
+    house.push({"envs/staging/release.yaml": "models:\n  tiny: <<<<<<<\n"}, TIDEGATE_FOLLOW="0")
+    stop(house.store, (), stop_tree)
+    assert "envs/staging/release.yaml:2" in house.tidegate("promote", "--continue", code=1)
+
+
 def test_waiting_ends_with_the_agents_reason(house: Forge) -> None:
     """A wait that runs out says what the agent said last, and fails."""
     house.tidegate("promote", "tiny", "--to", "staging")

@@ -198,7 +198,7 @@ def _go_on(since: str, timeout: float) -> None:
     from tidegate import promotion
 
     origin, where = _origin()
-    targets = promotion.merged(origin, since or "HEAD^1", "HEAD")
+    targets = promotion.merged(origin, since or "HEAD^1", "HEAD", _say)
     if not targets:
         _say("nothing was promoted by this push")
     failures = []
