@@ -18,6 +18,9 @@ do next; `str()` ends with it.
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class TidegateError(Exception):
     """Base of the tree: a message for a person and the next action."""
@@ -73,3 +76,10 @@ class Conflict(Retryable):
 
 class NoData(Retryable):
     """Answered, and there is nothing to count."""
+
+
+def suggest(name: str, known: Iterable[str], otherwise: str = "Known: {}.") -> str:
+    """Return the next action for a name that is none of `known`: the closest one, or all of them."""
+    names = list(known)
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"Did you mean `{close[0]}`?" if close else otherwise.format(", ".join(names) or "none")

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tidegate import config, wiring
+from tidegate import wiring
+from tidegate.commands.environments import known_environment
 from tidegate.core.history import Entry, Kind, Revision, entries, iso, parse_moment, running_at
 from tidegate.errors import ConfigError, PlatformError, Unreachable
 
@@ -37,9 +38,7 @@ def history(
 
     Example: tidegate history --env production --at 2026-11-20
     """
-    if environment not in config.ENVIRONMENTS:
-        known = ", ".join(config.ENVIRONMENTS)
-        raise ConfigError(f"no environment is called `{environment}`", f"Known: {known}.")
+    known_environment(environment)
     moment = _moment(at)
     checkout = wiring.find_checkout()
     revisions = _revisions(checkout, environment, fetch)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import subprocess
@@ -15,7 +14,7 @@ import typer
 
 from tidegate import wiring
 from tidegate.core.verdict import Verdict
-from tidegate.errors import ConfigError, TidegateError
+from tidegate.errors import ConfigError, TidegateError, suggest
 
 Model = Annotated[str, typer.Argument(help="The model's name, as in params.yaml.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
@@ -77,9 +76,7 @@ def _gates(checkout: Path) -> dict[str, Path]:
 
 def _unknown(name: str, checkout: Path) -> ConfigError:
     known = [stem.replace("_", "-") for stem in _gates(checkout)]
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f"Did you mean `{close[0]}`?" if close else f"Known gates: {', '.join(known) or 'none'}."
-    return ConfigError(f"no gate is called `{name}`", hint)
+    return ConfigError(f"no gate is called `{name}`", suggest(name, known, "Known gates: {}."))
 
 
 def _listing() -> str:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from tidegate.commands.environments import known_environment
 from tidegate.errors import Refused, TidegateError
 
 pr = typer.Typer(help="Pull requests, on the local forge or on GitHub.")
@@ -151,8 +152,9 @@ def promote(
     if go_on:
         _go_on(since, timeout)
         return
-    if to not in ORDER or bool(model) == every:
+    if not to or bool(model) == every:
         raise Refused("a promotion needs a model (or --all) and --to", f"--to is one of {', '.join(ORDER)}.")
+    known_environment(to)
     pulls = _open(model, to, release, every)
     if as_json:
         _say(json.dumps([asdict(pull) for pull in pulls], indent=1))
