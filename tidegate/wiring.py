@@ -7,16 +7,13 @@ MLflow, BentoML or Evidently.
 from __future__ import annotations
 
 import difflib
-import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from tidegate import config, ports
-from tidegate.errors import ConfigError, Unreachable
+from tidegate.errors import ConfigError
 
 if TYPE_CHECKING:
     from tidegate.adapters.bentoml import BentoStore
@@ -135,6 +132,7 @@ def agent_ports(spec: config.Platform, where: config.Home, checkout: Path) -> Ag
     from tidegate.adapters.system import LogNotifier, SystemClock
     from tidegate.agent import Ports
     from tidegate.jobs import ThreadJobs
+    from tidegate.mirror import mirror
 
     return Ports(
         router=router(spec, where),
@@ -148,34 +146,6 @@ def agent_ports(spec: config.Platform, where: config.Home, checkout: Path) -> Ag
         jobs=ThreadJobs(),
         mirror=mirror(spec.plane),
     )
-
-
-def mirror(plane: str) -> Callable[[config.Desired], None]:
-    """Return what makes the registry's aliases say what Git says, in a process of its own.
-
-    MLflow takes seconds and hundreds of megabytes to import: an agent that idles for months must not
-    carry it, and at low priority it slows no request.
-    """
-
-    def run(desired: config.Desired) -> None:
-        aliases: dict[str, dict[str, int | None]] = {}
-        for env in desired.environments.values():
-            if env.platform.plane != plane:
-                continue
-            for model in desired.models():
-                record = desired.records.get(env.releases.get(model, ""))
-                aliases.setdefault(model, {})[env.name] = record.registry.version if record else None
-        if not any(version for names in aliases.values() for version in names.values()):
-            return
-        command = ["nice", "-n", "19", sys.executable, "-m", "tidegate", "mirror", json.dumps(aliases)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-        if done.returncode:
-            last = (done.stderr.strip() or done.stdout.strip() or "no output").splitlines()[-1]
-            raise Unreachable(
-                f"the registry's aliases were not moved: {last}", "It is tried at the next commit."
-            )
-
-    return run
 
 
 def repository(spec: config.Platform, where: config.Home, checkout: Path) -> ports.Repository:
