@@ -12,6 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
 
+from tidegate.core.promotion import lane
 from tidegate.core.release import ReleaseRecord
 
 
@@ -109,7 +110,13 @@ class Pull:
     head: str  # commit
     url: str = ""
     merged_by: str = ""
-    reason: str = ""
+    reason: str = ""  # why it was merged, or closed
+
+    def supersedes(self, other: Pull) -> bool:
+        """True when `other` is an older open promotion of the same model to the same environment."""
+        mine = lane(self.branch)
+        same = mine is not None and mine == lane(other.branch)
+        return same and other.state == "open" and other.number < self.number
 
 
 @dataclass(frozen=True)
@@ -243,7 +250,10 @@ class Forge(Protocol):
     """Where pull requests live."""
 
     def open(self, branch: str, title: str, body: str, author: str) -> Pull:
-        """Open a pull request of a pushed branch into main, or update the open one of that branch."""
+        """Open a pull request of a pushed branch into main, or update the open one of that branch.
+
+        Those that it supersedes are closed.
+        """
 
     def list(self) -> Sequence[Pull]:
         """Return all pull requests, newest first."""

@@ -519,8 +519,10 @@ class FakeForge:
         at = next((i for i, p in enumerate(self.pulls) if p.branch == branch and p.state == "open"), None)
         if at is None:
             number = len(self.pulls) + 1
-            self.pulls.append(Pull(number, branch, title, body, author, "open", self.heads[branch]))
-            return self.pulls[-1]
+            opened = Pull(number, branch, title, body, author, "open", self.heads[branch])
+            self.pulls = [replace(p, state="closed") if opened.supersedes(p) else p for p in self.pulls]
+            self.pulls.append(opened)
+            return opened
         self.pulls[at] = replace(self.pulls[at], title=title, body=body, head=self.heads[branch])
         return self.pulls[at]
 

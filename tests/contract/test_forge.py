@@ -139,7 +139,7 @@ class GitHub(ThreadingHTTPServer):
             errors = [{"resource": "PullRequest", "field": "head", "code": "invalid"}]
             return 422, {"message": "Validation Failed", "errors": errors}
         number = len(self.pulls) + 1
-        head = {"ref": body["head"], "sha": self.heads[body["head"]]}
+        head = {"ref": body["head"], "sha": self.heads[body["head"]], "label": f"owner:{body['head']}"}
         self.pulls[number] = {
             "number": number,
             "state": "open",
@@ -299,6 +299,34 @@ def test_merged_branch_opens_anew(stand: Stand) -> None:
     assert [pull.state for pull in stand.forge.list()] == ["open", "merged"]
 
 
+def test_a_newer_promotion_closes_the_older_ones(stand: Stand) -> None:
+    """Of one model's promotions to one environment, only the newest is open; all others are untouched."""
+    others = (
+        "promote/production/flight-delay/aaaaaaaaaaaa",
+        "promote/canary/other/aaaaaaaaaaaa",
+        "topic/a/b",
+    )
+    newer = "promote/canary/flight-delay/bbbbbbbbbbbb"
+    for branch in (BRANCH, *others, newer):
+        stand.push(branch)
+        stand.forge.open(branch, branch, "", AUTHOR)
+    stand.forge.open(newer, "updated", "", AUTHOR)
+    states = {pull.branch: pull.state for pull in stand.forge.list()}
+    assert states == {newer: "open", **dict.fromkeys(others, "open"), BRANCH: "closed"}
+    with pytest.raises(Refused, match="is closed"):
+        stand.forge.merge(1, ADA, "gates pass")
+
+
+def test_a_superseded_promotion_opens_anew(stand: Stand) -> None:
+    """The older release, promoted again, gets a new pull request, and supersedes the newer one."""
+    newer = "promote/canary/flight-delay/bbbbbbbbbbbb"
+    for branch in (BRANCH, newer, BRANCH):
+        stand.push(branch)
+        stand.forge.open(branch, branch, "", AUTHOR)
+    found = [(pull.branch, pull.state) for pull in stand.forge.list()]
+    assert found == [(BRANCH, "open"), (newer, "closed"), (BRANCH, "closed")]
+
+
 def test_author_cannot_approve(stand: Stand) -> None:
     """Nobody approves what they opened."""
     stand.push(BRANCH)
@@ -383,6 +411,20 @@ def test_merge_is_an_ordinary_push(local: LocalStand, tmp_path: Path) -> None:
     assert follow == "0"
 
 
+def test_superseded_says_by_which(local: LocalStand) -> None:
+    """A superseded pull request says so, keeps its commits, and leaves no branch behind."""
+    newer = "promote/canary/flight-delay/bbbbbbbbbbbb"
+    head = local.push(BRANCH)
+    local.forge.open(BRANCH, "Promote", "", AUTHOR)
+    local.push(newer)
+    local.forge.open(newer, "Promote", "", AUTHOR)
+    assert local.forge.list()[-1].reason == "superseded by 2"
+    assert plumbing.resolve(local.bare, f"refs/heads/{BRANCH}") is None
+    assert plumbing.resolve(local.bare, "refs/pull/1/head") == head
+    with pytest.raises(Refused, match="superseded by 2"):
+        local.forge.merge(1, ADA, "gates pass")
+
+
 def test_rejected_release_is_refused(local: LocalStand) -> None:
     """A head that names a release that main has rejected is not merged."""
     release = "aaaaaaaaaaaa"
@@ -435,6 +477,21 @@ def test_github_is_asked_again(github: GitHubStand, failure: tuple[int, dict[str
     github.push(BRANCH)
     github.server.failures += [failure, failure]
     assert github.forge.open(BRANCH, "Promote", "", AUTHOR).number == 1
+
+
+def test_github_superseded(github: GitHubStand) -> None:
+    """On GitHub a comment says which promotion supersedes; a fork's branch of that name is left alone."""
+    fork = "promote/canary/flight-delay/ffffffffffff"
+    newer = "promote/canary/flight-delay/bbbbbbbbbbbb"
+    for branch in (BRANCH, fork, newer):
+        github.push(branch)
+        github.forge.open(branch, branch, "", AUTHOR)
+        if branch == fork:
+            github.server.pulls[1]["state"] = "open"
+            github.server.pulls[2]["head"]["label"] = f"stranger:{fork}"
+    assert [pull.state for pull in github.forge.list()] == ["open", "open", "closed"]
+    assert "Superseded by #3." in github.comments(1)
+    assert github.comments(2) == []
 
 
 def test_github_gives_up(github: GitHubStand) -> None:

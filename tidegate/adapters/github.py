@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import tenacity
 
+from tidegate.core.promotion import lane
 from tidegate.errors import ConfigError, Conflict, Refused, TidegateError, Unreachable
 from tidegate.ports import Pull
 
@@ -54,7 +55,24 @@ class GitHubForge:
 
     # ------------------------------------------------------------ the port
     def open(self, branch: str, title: str, body: str, author: str) -> Pull:
-        """Open a pull request of a pushed branch into main, or update the open one of that branch."""
+        """Open a pull request of a pushed branch into main, or update the open one of that branch.
+
+        Older open promotions of the same model to the same environment are closed, with a comment.
+        """
+        pull = self._opened(branch, title, body, author)
+        if lane(branch):
+            query = {"state": "open", "base": self._base}
+            found = [_pull(item) for item in self._pages("/pulls", query) if self._is_ours(item)]
+            for older in filter(pull.supersedes, found):
+                self.comment(older.number, "tidegate-superseded", f"Superseded by #{pull.number}.")
+                self._call("PATCH", f"/pulls/{older.number}", json={"state": "closed"})
+        return pull
+
+    def _is_ours(self, item: dict[str, Any]) -> bool:
+        """Tell whether a pull request's branch is of this repository: a fork may call its own alike."""
+        return bool(item["head"].get("label") == f"{self._owner}:{item['head']['ref']}")
+
+    def _opened(self, branch: str, title: str, body: str, author: str) -> Pull:
         text = _fit(f"<!-- tidegate-author: {' '.join(author.split())} -->\n{body}")
         query = {"state": "open", "head": f"{self._owner}:{branch}", "base": self._base}
         found = self._call("GET", "/pulls", params=query)

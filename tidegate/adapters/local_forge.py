@@ -36,7 +36,10 @@ class LocalForge:
         self._pulls = self.path / FOLDER / "pulls"
 
     def open(self, branch: str, title: str, body: str, author: str) -> Pull:
-        """Open a pull request of a pushed branch, or update the open one. Raises Conflict if not pushed."""
+        """Open a pull request of a pushed branch, or update the open one. Raises Conflict if not pushed.
+
+        Older open promotions of the same model to the same environment are closed.
+        """
         head = self._head(branch)
         if head is None:
             raise Conflict(f"branch {branch} is not on the forge", "Push it, then open the pull request.")
@@ -49,6 +52,9 @@ class LocalForge:
                 url = f"{self.path.as_uri()}#pull-{number}"
                 pull = Pull(number, branch, title, body, author, "open", head, url)
             self._write(pull)
+            for older in [self._current(p) for p in self._read_all() if pull.supersedes(p)]:
+                self._write(replace(older, state="closed", reason=f"superseded by {pull.number}"))
+                self._drop_branch(older)
         return pull
 
     def list(self) -> Sequence[Pull]:
@@ -80,15 +86,15 @@ class LocalForge:
             self._refuse_rejected(main, pull.head)
             merged = self._push_merge(pull, main, approver, reason)
             self._write(replace(pull, state="merged", merged_by=approver, reason=reason))
-            # refs/pull keeps the commits; a branch left behind would stand in the next promotion's way.
-            with contextlib.suppress(Conflict):
-                plumbing.git(self.path, "update-ref", "-d", f"refs/heads/{pull.branch}", pull.head)
+            self._drop_branch(pull)
         return merged
 
     # ------------------------------------------------------------ rules
     def _check(self, pull: Pull, approver: str, reason: str) -> None:
         if pull.state != "open":
-            raise Refused(f"pull request {pull.number} is {pull.state}", "Promote again to open a new one.")
+            why = f": {pull.reason}" if pull.reason else ""
+            state = f"pull request {pull.number} is {pull.state}{why}"
+            raise Refused(state, "Promote again to open a new one.")
         if _mail(approver) == _mail(pull.author):
             raise Refused(
                 f"{approver} opened pull request {pull.number} and can't approve it",
@@ -135,6 +141,11 @@ class LocalForge:
             target = f"{commit}:refs/heads/{self.base}"
             plumbing.git(folder, "push", "--quiet", str(self.path), target, env={FOLLOW: "0"})
         return commit
+
+    def _drop_branch(self, pull: Pull) -> None:
+        # refs/pull keeps the commits; a branch left behind would stand in the next promotion's way.
+        with contextlib.suppress(Conflict):
+            plumbing.git(self.path, "update-ref", "-d", f"refs/heads/{pull.branch}", pull.head)
 
     # ------------------------------------------------------------ storage
     def _head(self, branch: str) -> str | None:

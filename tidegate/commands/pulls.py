@@ -47,7 +47,8 @@ def pr_list(
         _say(json.dumps([asdict(pull) for pull in pulls], indent=1))
         return
     for pull in pulls:
-        by = f" by {pull.merged_by}: {pull.reason}" if pull.merged_by else ""
+        by = f" by {pull.merged_by}" if pull.merged_by else ""
+        by += f": {pull.reason}" if pull.reason else ""
         _say(f"{pull.number:>4}  {pull.state:<7} {pull.head[:12]}  {pull.title}{by}")
     if not pulls:
         _say("no pull requests" if every else "no open pull requests (--all shows the merged ones)")

@@ -58,6 +58,15 @@ class Target:
         return Target(ORDER[place], self.model, self.release) if place < len(ORDER) else None
 
 
+def lane(branch: str) -> str | None:
+    """Return what the branches of one model's promotions to one environment begin with; None for others.
+
+    Of a lane, only the newest promotion is worth merging: an older one would take the newer one back.
+    """
+    parts = branch.split("/")
+    return "/".join(parts[:3]) + "/" if len(parts) == 4 and parts[0] == "promote" else None
+
+
 def pushed(before: Releases, after: Releases) -> list[Target]:
     """Return what a push promotes: each model whose release changed, in the order of environments."""
     return [
