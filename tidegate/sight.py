@@ -70,6 +70,7 @@ class Sight:
         self._missed: dict[tuple[str, str], int] = {}  # looks since its probe last answered
         self._warmed: dict[tuple[str, str], tuple[str, ...]] = {}
         self._endpoints: dict[tuple[str, str], tuple[str, ...]] = {}
+        self._words: dict[tuple[str, str], str] = {}
 
     def warmed(self, model: str, release: str) -> None:
         """Remember that a release's replicas, as they are now, were warmed."""
@@ -108,12 +109,19 @@ class Sight:
             routes,
             counters,
             "; ".join(dict.fromkeys(problems)),
-            {
-                key: "; ".join(r.detail for r in w.replicas if r.detail)
-                for key, w in seen.items()
-                if any(r.state is ReplicaState.FAILED for r in w.replicas)
-            },
+            self._said(workloads),
         )
+
+    def _said(self, workloads: Mapping[tuple[str, str], Workload] | None) -> dict[tuple[str, str], str]:
+        """Return the last words of what failed, kept until all is ready: a retry alone mends nothing."""
+        for key, workload in (workloads or {}).items():
+            words = [r.detail for r in workload.replicas if r.state is ReplicaState.FAILED and r.detail]
+            if words:
+                self._words[key] = "; ".join(dict.fromkeys(words))
+        if workloads is not None:
+            ready = {key for key, workload in workloads.items() if workload.ready}
+            self._words = {k: text for k, text in self._words.items() if k in workloads and k not in ready}
+        return dict(self._words)
 
     def _alive(self, workloads: Mapping[tuple[str, str], Workload] | None) -> frozenset[tuple[str, str]]:
         if workloads is None:  # not seen is not dead: patience goes on after
