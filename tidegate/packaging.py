@@ -35,6 +35,7 @@ from tidegate.errors import Refused
 from tidegate.files import digest_file, digest_folder, write_atomic
 from tidegate.plumbing import git
 
+AGAIN = "Run `dvc repro`, whose last stage this is."
 REQUIRED_GATES = ("data", "quality", "drift")  # a pipeline may add gates; it can't do with fewer
 
 
@@ -197,11 +198,13 @@ class Registered(msgspec.Struct, frozen=True):
 def read_registered(layout: Layout) -> Registered:
     """Return what was registered; raises Refused unless the model's files are exactly that."""
     path = layout.build / "register.json"
+    for needed in (path, layout.artifact):
+        if not needed.exists():
+            there = needed.relative_to(layout.checkout)
+            raise Refused(f"{layout.model} is not built and registered here: there is no {there}", AGAIN)
     try:
         registered = msgspec.json.decode(path.read_bytes(), type=Registered)
         found = digest_folder(layout.artifact)
-    except FileNotFoundError as error:
-        raise Refused(f"{layout.model} is not registered: {error}", "Run `dvc repro`.") from error
     except msgspec.DecodeError as error:
         raise Refused(f"{path.name} can't be read: {error}", "Run `dvc repro --force register`.") from error
     if registered.digest != found:
@@ -238,8 +241,9 @@ def gate_verdicts(layout: Layout, names: Iterable[str]) -> dict[str, str]:
             report = json.loads(path.read_text())
             said = (report["gate"], report["model"], Verdict(report["verdict"]))
         except (OSError, ValueError, KeyError, TypeError) as error:
+            why = "it is not there" if isinstance(error, FileNotFoundError) else str(error)
             raise Refused(
-                f"gate {name} has no readable report ({error})", f"Run {_again(layout, name)}."
+                f"gate {name} has no readable report ({why})", f"Run {_again(layout, name)}."
             ) from error
         if said != (name, layout.model, Verdict.PASS):
             page = path.with_suffix(".md").relative_to(layout.checkout)

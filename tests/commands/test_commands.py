@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import sys
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from tidegate.cli import GROUPS
-from tidegate.errors import ConfigError, TidegateError
+from tidegate.errors import ConfigError, NoData, TidegateError
 
 TIDEGATE = Path(sys.executable).with_name("tidegate")
 
@@ -57,3 +58,32 @@ def test_an_environment_that_is_none(
     error = refused(*command, word)
     assert isinstance(error, ConfigError)
     assert str(error) == f"`{word}` is not an environment. {action}"
+
+
+# ---------------------------------------------------------------- nothing to look at
+def test_a_report_of_nothing_built(checkout: Path) -> None:
+    """Where nothing was built, `pr report` fails and says what to run, and blames no pipeline."""
+    error = refused("pr", "report")
+    assert isinstance(error, NoData)
+    assert str(error) == "nothing was built here, so no gate has reported. Run `dvc repro`."
+
+
+def test_a_report_of_a_pipeline_that_ended_early(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a job, or with something built, the pipeline ended before its gates, and the summary says so."""
+    summary = checkout / "summary.md"
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
+    assert ask("pr", "report").exit_code == 0
+    assert "ended before its gates" in summary.read_text()
+    monkeypatch.delenv("GITHUB_STEP_SUMMARY")
+    (checkout / "build" / "tiny" / "model").mkdir(parents=True)
+    assert "ended before its gates" in ask("pr", "report").stdout
+
+
+def test_a_report_as_json(checkout: Path) -> None:
+    """`pr report --json` prints one JSON document: the report, where it was written, and what went wrong."""
+    (checkout / "build" / "tiny" / "gates").mkdir(parents=True)
+    (checkout / "build" / "tiny" / "gates" / "data.json").write_text("{}")
+    found = json.loads(ask("pr", "report", "--json").stdout)
+    assert "ERROR" in found["report"]
+    assert found["pulls"] == []
+    assert "was not written to a pull request" in found["problem"]

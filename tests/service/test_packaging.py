@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -163,6 +164,10 @@ def _not_registered(layout: Layout) -> None:
     (layout.build / "register.json").unlink()
 
 
+def _not_built(layout: Layout) -> None:
+    shutil.rmtree(layout.artifact)
+
+
 def _half_registered(layout: Layout) -> None:
     (layout.build / "register.json").write_text('{"name": "flight-delay"')
 
@@ -179,9 +184,10 @@ def _no_lock(layout: Layout) -> None:
         (_staged, "not committed: services/flight_delay/service.py"),
         (_untracked, "not committed: services/flight_delay/extra.py"),
         (_failed_gate, "gate quality of flight-delay ended in FAIL"),
-        (_missing_gate, "gate drift has no readable report"),
+        (_missing_gate, r"gate drift has no readable report \(it is not there\)\. Run"),
         (_other_files, "not the registered ones.*is version 7.*dvc repro"),
-        (_not_registered, "is not registered.*dvc repro"),
+        (_not_registered, r"^flight-delay is not .*no build/flight-delay/register.json\. Run `dvc repro`"),
+        (_not_built, r"^flight-delay is not .*no build/flight-delay/model\. Run `dvc repro`"),
         (_half_registered, "register.json can't be read"),
         (_no_lock, "no dvc.lock"),
     ],

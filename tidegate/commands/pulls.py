@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from tidegate.commands.environments import known_environment
-from tidegate.errors import Refused, TidegateError
+from tidegate.errors import NoData, Refused, TidegateError
 
 pr = typer.Typer(help="Pull requests, on the local forge or on GitHub.")
 
@@ -100,33 +101,50 @@ def pr_merge(
 
 
 @pr.command("report")
-def pr_report() -> None:
+def pr_report(as_json: AsJson = False) -> None:
     """Write this checkout's gate reports to the job summary, and as one comment to its branch's pull request.
 
     Example: tidegate pr report
     """
-    from tidegate import promotion, wiring
+    from tidegate import wiring
 
-    checkout = wiring.find_checkout()
-    models = sorted(path.parent.name for path in (checkout / "build").glob("*/gates"))
-    text = "\n\n".join(section for model in models for section in promotion.sections(checkout, model))
-    text = text or "**No gate reported.** The pipeline ended before its gates; see the log."
     summary = os.environ.get("GITHUB_STEP_SUMMARY")
+    text = _report(wiring.find_checkout(), in_job=bool(summary))
     if summary:
         with open(summary, "a") as file:
             file.write(text + "\n")
-    else:
+    elif not as_json:
         _say(text)
     branch = os.environ.get("GITHUB_HEAD_REF") or os.environ.get("GITHUB_REF_NAME", "")
+    written, problem = [], ""
     try:
         _, where = _origin()
         for pull in where.list():
             if pull.state == "open" and pull.branch == branch:
                 where.comment(pull.number, "tidegate-report", text)
-                _say(f"report written to pull request {pull.number}")
+                written.append(pull.number)
     except TidegateError as error:
         # A pull request from a fork has a token that can't comment; the summary has the report.
-        _say(f"tidegate: the report was not written to a pull request: {error}")
+        problem = f"the report was not written to a pull request: {error}"
+    if as_json:
+        _say(json.dumps({"report": text, "pulls": written, "problem": problem}, indent=1))
+        return
+    for number in written:
+        _say(f"report written to pull request {number}")
+    if problem:
+        _say(f"tidegate: {problem}")
+
+
+def _report(checkout: Path, in_job: bool) -> str:
+    """Return all gates' reports; raises NoData where nobody has built anything yet."""
+    from tidegate import promotion
+
+    models = sorted(path.parent.name for path in (checkout / "build").glob("*/gates"))
+    text = "\n\n".join(section for model in models for section in promotion.sections(checkout, model))
+    # A job has just run the pipeline, which may have ended in its first stage: that is worth a report.
+    if not text and not in_job and not any((checkout / "build").glob("*/*")):
+        raise NoData("nothing was built here, so no gate has reported", "Run `dvc repro`.")
+    return text or "**No gate reported.** The pipeline ended before its gates; see the log."
 
 
 # ---------------------------------------------------------------- promotions
