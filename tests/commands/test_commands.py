@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import importlib
 import json
+import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
 from click.testing import Result
 from typer.testing import CliRunner
 
+from tidegate import errors
 from tidegate.cli import GROUPS
 from tidegate.errors import ConfigError, NoData, TidegateError
+from tidegate.runs import RunStore
 
 TIDEGATE = Path(sys.executable).with_name("tidegate")
 
@@ -87,3 +91,113 @@ def test_a_report_as_json(checkout: Path) -> None:
     assert "ERROR" in found["report"]
     assert found["pulls"] == []
     assert "was not written to a pull request" in found["problem"]
+
+
+# ---------------------------------------------------------------- a forge
+def workflows(checkout: Path, *names: str) -> None:
+    folder = checkout / ".github" / "workflows"
+    folder.mkdir(parents=True)
+    for name in names:
+        (folder / f"{name}.yml").write_text("on: push\n")
+
+
+@pytest.mark.parametrize(
+    ("there", "asked", "runs"),
+    [
+        (("ci", "promote", "release", "train", "nightly"), (), ["train", "release", "promote"]),
+        (("ci", "promote"), (), ["promote"]),
+        (("ci", "train"), ("--workflows", "ci, train"), ["ci", "train"]),
+        (("ci", "train"), ("--workflows", "all"), "all"),
+    ],
+)
+def test_a_forge_says_what_it_will_run(
+    checkout: Path, tmp_path: Path, there: tuple[str, ...], asked: tuple[str, ...], runs: object
+) -> None:
+    """A new forge delivers, and runs all tests only if asked; it says so, and whose stores and programs."""
+    workflows(checkout, *there)
+    found = json.loads(ask("forge", "init", str(tmp_path / "forge.git"), "--json", *asked).stdout)
+    assert found["workflows"] == runs
+    assert found["home"] == str(checkout / ".tidegate")
+    assert found["venv"] == sys.prefix
+    settings = RunStore(tmp_path / "forge.git").settings()
+    assert (list(settings.workflows) or "all", settings.home, settings.venv) == (
+        *(runs, found["home"], found["venv"]),
+    )
+    shown = ask("forge", "init", str(tmp_path / "forge.git"), *asked).stdout
+    assert all(text in shown for text in (found["home"], found["venv"], *runs))
+
+
+def test_a_forge_runs_no_workflow_that_is_not_there(checkout: Path, tmp_path: Path) -> None:
+    """A misspelt workflow is refused with the closest one, and no forge is made."""
+    workflows(checkout, "ci", "train")
+    error = refused("forge", "init", str(tmp_path / "forge.git"), "--workflows", "trian")
+    assert str(error) == "no workflow is called `trian`. Did you mean `train`?"
+    assert not (tmp_path / "forge.git").exists()
+
+
+def test_a_forge_belongs_to_a_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Outside of a checkout there are no stores to use: refused with where to go, and no forge is made."""
+    monkeypatch.chdir(tmp_path)
+    error = refused("forge", "init", str(tmp_path / "forge.git"))
+    assert isinstance(error, ConfigError)
+    assert "Go to a clone" in str(error)
+    assert not (tmp_path / "forge.git").exists()
+
+
+# ---------------------------------------------------------------- JSON
+def test_linked_stores_as_json(checkout: Path) -> None:
+    """`stores link --json` names the store; null where there is no pipeline to link."""
+    assert json.loads(ask("stores", "link", "--json").stdout) == {"dvc": None}
+    subprocess.run([sys.executable, "-m", "dvc", "init", "--no-scm", "--quiet"], cwd=checkout, check=True)
+    (checkout / "dvc.yaml").write_text("stages: {}\n")
+    found = json.loads(ask("stores", "link", "--json").stdout)
+    assert found == {"dvc": str(checkout / ".tidegate" / "dvc")}
+
+
+GATE = """
+import sys
+from pathlib import Path
+from tidegate import report
+from tidegate.core.verdict import Finding, Verdict
+print("a line for people")
+out = Path(sys.argv[sys.argv.index("--out") + 1]) if "--out" in sys.argv else Path("build/tiny/gates")
+if "--silent" not in sys.argv:
+    report.write(report.Report("speed", "tiny", (Finding("rows", Verdict.FAIL, 3, 2, "3 > 2"),)), out)
+sys.exit(1)
+"""
+
+
+def run_gate(checkout: Path, *arguments: str) -> tuple[int, dict[str, Any], str]:
+    (checkout / "gates").mkdir(exist_ok=True)
+    (checkout / "gates" / "speed.py").write_text(GATE)
+    # The gate runs with the checkout on its path; here the package lies elsewhere.
+    if not (checkout / "tidegate").exists():
+        (checkout / "tidegate").symlink_to(Path(errors.__file__).parent)
+    command = [str(TIDEGATE), "gate", *arguments, "--json"]
+    done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=False)
+    return done.returncode, json.loads(done.stdout), done.stderr
+
+
+def test_a_gate_as_json(checkout: Path) -> None:
+    """`gate --json` prints the report alone and keeps the exit code; the lines for people go to stderr."""
+    code, found, said = run_gate(checkout, "speed", "tiny")
+    assert (code, found["verdict"], found["findings"][0]["name"]) == (1, "FAIL", "rows")
+    assert "a line for people" in said
+    code, found, _ = run_gate(checkout, "speed", "tiny", "--out", "elsewhere")
+    assert (code, found["verdict"]) == (1, "FAIL")
+
+
+def test_a_gate_without_a_report_as_json(checkout: Path) -> None:
+    """A gate that reports nothing is an ERROR report, also where an earlier run left a report behind."""
+    run_gate(checkout, "speed", "tiny")
+    code, found, _ = run_gate(checkout, "speed", "tiny", "--silent")
+    assert (code, found["verdict"]) == (1, "ERROR")
+    assert "wrote no report (exit code 1)" in found["findings"][0]["reason"]
+
+
+def test_an_unknown_gate_as_json(checkout: Path) -> None:
+    """A gate that is none exits with 3 and is an ERROR report that names the closest one."""
+    code, found, said = run_gate(checkout, "sped", "tiny")
+    assert (code, found["verdict"]) == (3, "ERROR")
+    assert "Did you mean `speed`?" in found["findings"][0]["reason"]
+    assert "Did you mean `speed`?" in said

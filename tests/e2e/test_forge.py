@@ -59,7 +59,8 @@ class Forge:
         self.clone = root / "clone"
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("GIT", "TIDEGATE_"))}
         self.env = {**kept, "TIDEGATE_HOME": str(root / "home")}
-        self.tidegate("forge", "init", str(self.bare), cwd=root)
+        (root / "template" / "envs").mkdir(parents=True)
+        self.tidegate("forge", "init", str(self.bare), "--workflows", "all", cwd=root / "template")
         self.git("clone", "--quiet", str(self.bare), str(self.clone), cwd=root)
         self.git("checkout", "--quiet", "-b", "main")
         for key, value in (("user.name", "Ada"), ("user.email", "ada@example.org")):
@@ -261,7 +262,9 @@ def test_stop(forge: Forge) -> None:
     """`forge stop` ends a run and leaves no process of it."""
     forge.push(forge.workflow("ci", "sleep 300"), TIDEGATE_FOLLOW="0")
     forge.until(1, "running")
-    assert "stopped ci (run 1)" in forge.tidegate("forge", "stop", "--forge", str(forge.bare))
+    stopped = json.loads(forge.tidegate("forge", "stop", "--json", "--forge", str(forge.bare)))
+    assert [(run["number"], run["state"]) for run in stopped] == [(1, "stopped")]
+    assert "no run to stop" in forge.tidegate("forge", "stop", "--forge", str(forge.bare))
     assert forge.store.get(1).state == "stopped"
     assert not _processes_of(forge)
     assert not list((forge.bare / "tidegate" / "work").iterdir())
@@ -376,7 +379,7 @@ def replace_record(**fields: str) -> ReleaseRecord:
 
 
 @pytest.mark.parametrize(
-    ("phase", "url"), [("Degraded", "http://x/"), ("Healthy", "http://bad/"), ("Healthy", "")]
+    ("phase", "url"), [("RolledBack", "http://x/"), ("Healthy", "http://bad/"), ("Healthy", "")]
 )
 def test_no_way_on(house: Forge, phase: str, url: str) -> None:
     """A rollout that failed, a gate that fails, and an endpoint that is not known open no next promotion."""

@@ -43,20 +43,50 @@ def _store(where: Path | None) -> Any:
 @forge.command("init")
 def forge_init(
     folder: Annotated[Path, typer.Argument(help="Where to make the bare repository.")],
-    workflows: Annotated[str, typer.Option(help="Names to run, with commas (default: all there are).")] = "",
+    workflows: Annotated[
+        str, typer.Option(help="Names to run, with commas, or `all` (default: train, release, promote).")
+    ] = "",
+    as_json: AsJson = False,
 ) -> None:
     """Make a forge: a bare repository that runs the workflows of every pushed branch.
 
-    Example: tidegate forge init ~/forge.git --workflows train,release,promote
+    Run it inside of a clone: the forge's runs use this clone's stores and this program's environment.
+    Example: tidegate forge init ~/forge.git
     """
+    from tidegate import wiring
     from tidegate.adapters import local_forge
-    from tidegate.config import Home
     from tidegate.runs import RunStore, Settings
 
+    checkout = wiring.find_checkout()
+    chosen = _chosen(checkout, workflows)
     local_forge.init(folder, _program())
-    chosen = tuple(name.strip() for name in workflows.split(",") if name.strip())
-    RunStore(folder).configure(Settings(str(Home.find(Path.cwd()).root), sys.prefix, chosen))
+    settings = Settings(str(wiring.home(checkout).root), sys.prefix, chosen)
+    RunStore(folder).configure(settings)
+    if as_json:
+        shown = {"forge": str(folder.absolute()), "home": settings.home, "venv": settings.venv}
+        _say(json.dumps({**shown, "workflows": list(chosen) or "all"}, indent=1))
+        return
+    _say(f"workflows  {', '.join(chosen) or 'all'}\nstores     {settings.home}\nprograms   {settings.venv}")
     _say(f"forge ready: git remote add origin {folder.absolute()} && git push origin main")
+
+
+def _chosen(checkout: Path, named: str) -> tuple[str, ...]:
+    """Return the workflows to run; empty stands for all that a commit has."""
+    from tidegate.core.triggers import DELIVERY
+    from tidegate.errors import ConfigError, suggest
+    from tidegate.workflows import WORKFLOWS
+
+    there = {path.stem for path in (checkout / WORKFLOWS).glob("*.y*ml")}
+    if not named:  # `ci`, all tests at each push, is left to who asks for it
+        return tuple(name for name in DELIVERY if name in there)
+    if named == "all":
+        return ()
+    chosen = tuple(name.strip() for name in named.split(",") if name.strip())
+    for name in chosen:
+        if name not in there:
+            hint = suggest(name, sorted(there), f"{WORKFLOWS}/ has: {{}}.")
+            raise ConfigError(f"no workflow is called `{name}`", hint)
+    return chosen
 
 
 @forge.command("runs")
@@ -108,6 +138,7 @@ def forge_log(
 def forge_stop(
     numbers: Annotated[list[int] | None, typer.Argument(help="Runs to stop (default: all).")] = None,
     where: At = None,
+    as_json: AsJson = False,
 ) -> None:
     """Stop runs and all that they started.
 
@@ -116,8 +147,14 @@ def forge_stop(
     from tidegate.adapters.act import stop_tree
     from tidegate.runs import stop
 
-    for run in stop(_store(where), numbers or (), stop_tree):
+    stopped = stop(_store(where), numbers or (), stop_tree)
+    if as_json:
+        _say(json.dumps([asdict(run) for run in stopped], indent=1))
+        return
+    for run in stopped:
         _say(f"stopped {run.workflow} (run {run.number})")
+    if not stopped:
+        _say("no run to stop")
 
 
 @forge.command("receive", hidden=True)
@@ -148,22 +185,23 @@ def forge_work(folder: Path, numbers: list[int]) -> None:
 
 
 @stores.command("link")
-def stores_link() -> None:
+def stores_link(as_json: AsJson = False) -> None:
     """Point this checkout's DVC at the shared store that envs/platform.yaml names.
 
     Example: tidegate stores link
     """
     from tidegate import wiring
 
-    checkout = wiring.find_checkout()
-    if not (checkout / "dvc.yaml").is_file():
-        _say("no dvc.yaml here, so no DVC store to link")
-        return
-    from tidegate.adapters import dvc
+    checkout, address = wiring.find_checkout(), None
+    if (checkout / "dvc.yaml").is_file():
+        from tidegate.adapters import dvc
 
-    address = wiring.home(checkout).address(wiring.platform(checkout, "staging").stores.dvc)
-    dvc.link(checkout, address)
-    _say(f"DVC store: {address}")
+        address = wiring.home(checkout).address(wiring.platform(checkout, "staging").stores.dvc)
+        dvc.link(checkout, address)
+    if as_json:
+        _say(json.dumps({"dvc": address}))
+    else:
+        _say(f"DVC store: {address}" if address else "no dvc.yaml here, so no DVC store to link")
 
 
 def register(app: typer.Typer) -> None:

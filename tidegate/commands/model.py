@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
 import typer
 
-from tidegate import wiring
+from tidegate import report, wiring
 from tidegate.core.verdict import Verdict
 from tidegate.errors import ConfigError, TidegateError, suggest
 
@@ -52,20 +54,53 @@ def gate(
     context: typer.Context,
     name: Annotated[str, typer.Argument(help="The gate's name.")],
     model: Model,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the gate's report as JSON.")] = False,
 ) -> None:
     """Run one gate of gates/, and exit as it does: 0 PASS, 1 FAIL, 2 INCONCLUSIVE, 3 ERROR.
 
     Further options go to the gate. Example: tidegate gate load flight-delay --endpoint http://127.0.0.1:8080/flight-delay
     """
     checkout = wiring.find_checkout()
-    script = _gates(checkout).get(name.replace("-", "_"))
+    stem = name.replace("-", "_")
+    script = _gates(checkout).get(stem)
     if script is None:
-        typer.secho(f"tidegate: {_unknown(name, checkout)}", err=True, fg="red")
+        unknown = _unknown(name, checkout)
+        typer.secho(f"tidegate: {unknown}", err=True, fg="red")
+        if as_json:
+            typer.echo(report.to_json(report.broken(name, model, str(unknown))), nl=False)
         raise typer.Exit(Verdict.ERROR.exit_code)  # nobody looked: not the 1 that means FAIL
     # The checkout goes first on the path, so that gates/ and models/ are this checkout's.
     environment = {**os.environ, "PYTHONPATH": str(checkout)}
     command = [sys.executable, str(script.relative_to(checkout)), model, *context.args]
-    raise typer.Exit(subprocess.run(command, cwd=checkout, env=environment).returncode)
+    if not as_json:
+        raise typer.Exit(subprocess.run(command, cwd=checkout, env=environment).returncode)
+    path = _out(checkout, model, context.args) / f"{stem}.json"
+    before = _written(path)
+    done = subprocess.run(command, cwd=checkout, env=environment, stdout=sys.stderr)
+    found = report.read_report(path)
+    if _written(path) == before:  # an earlier run's report, or none, says nothing about this one
+        found = report.broken(stem, model, f"the gate wrote no report (exit code {done.returncode})")
+    typer.echo(report.to_json(found), nl=False)
+    raise typer.Exit(done.returncode)
+
+
+def _out(checkout: Path, model: str, options: Sequence[str]) -> Path:
+    """Return the folder that a gate reports to, as its own parser reads these options."""
+    parser = argparse.ArgumentParser(add_help=False, exit_on_error=False)
+    parser.add_argument("--out", type=Path, default=Path("build") / model / "gates")
+    try:
+        return checkout / Path(parser.parse_known_args(options)[0].out)
+    except argparse.ArgumentError:  # the gate's own parser will say so
+        return checkout / Path(parser.get_default("out"))
+
+
+def _written(path: Path) -> tuple[int, int] | None:
+    """Return what tells one writing of a file from another; None when it is not there."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
 
 
 def _gates(checkout: Path) -> dict[str, Path]:

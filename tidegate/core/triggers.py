@@ -13,6 +13,7 @@ from typing import Any
 
 # In one push, what others build on comes first; workflows of one's own come before promotion, by name.
 _ORDER = {"ci": 0, "train": 1, "release": 2, "promote": 9}
+DELIVERY = ("train", "release", "promote")  # what takes a push to production
 # The machines that a job may name: all are this one here. On GitHub, `self-hosted` is your own.
 LABELS = ("ubuntu-latest", "ubuntu-24.04", "ubuntu-22.04", "self-hosted")
 SKIP_MARKS = ("[skip ci]", "[ci skip]", "[no ci]", "[skip actions]", "[actions skip]")
