@@ -272,7 +272,9 @@ def test_every_envs_file_parses():
 NO_PATH = re.compile(
     r"^(refs|origin|owner|actions|application|text|promote|models:|s3:|https?:|git@|envs/releases|\.\.)\b"
 )
-MADE = re.compile(r"^(\.tidegate|\.venv|build|data|\{home\}|dist)(/|$)")  # made by a command, ignored by Git
+MADE = re.compile(
+    r"^(\.tidegate|\.venv|build|dvc_plots|data|\{home\}|dist)(/|$)"
+)  # made by commands, not in Git
 PATH = re.compile(
     r"(?:\.?[A-Za-z0-9_][A-Za-z0-9_.<>-]*/)+(?:[A-Za-z0-9_.<>-]+)?|[A-Za-z0-9_-]+\.(?:py|md|ya?ml|toml|lock)"
 )
