@@ -272,6 +272,11 @@ def test_every_envs_file_parses():
 NO_PATH = re.compile(
     r"^(refs|origin|owner|actions|application|text|promote|models:|s3:|https?:|git@|envs/releases|\.\.)\b"
 )
+# Made by commands, and ignored by Git.
+MADE = re.compile(r"^(\.tidegate|\.venv|build|dvc_plots|data|\{home\}|dist)(/|$)")
+PATH = re.compile(
+    r"^(refs|origin|owner|actions|application|text|promote|models:|s3:|https?:|git@|envs/releases|\.\.)\b"
+)
 MADE = re.compile(
     r"^(\.tidegate|\.venv|build|dvc_plots|data|\{home\}|dist)(/|$)"
 )  # made by commands, not in Git
