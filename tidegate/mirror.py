@@ -7,6 +7,7 @@ it, so the aliases are moved by a process of its own, at low priority so that it
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -34,7 +35,9 @@ def mirror(plane: str) -> Callable[[Desired], None]:
         wanted = aliases(desired, plane)
         if not wanted:
             return
-        command = ["nice", "-n", "19", sys.executable, "-m", "tidegate", "mirror", json.dumps(wanted)]
+        # Ends with this agent: one that is left behind would later undo what the next one has moved.
+        mine = ["--parent", str(os.getpid())]
+        command = ["nice", "-n", "19", sys.executable, "-m", "tidegate", "mirror", json.dumps(wanted), *mine]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
         except (OSError, subprocess.TimeoutExpired) as error:

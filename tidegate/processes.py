@@ -6,6 +6,7 @@ import contextlib
 import os
 import random
 import socket
+import threading
 import time
 from collections.abc import Collection, Mapping
 
@@ -115,3 +116,14 @@ def end(members: Collection[psutil.Process], grace: float = 5.0) -> int:
         if gone(members, patience):
             break
     return len(members)
+
+
+def end_with(parent: int) -> None:
+    """End this process, whatever it is doing, once `parent` is no longer its parent."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.2)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

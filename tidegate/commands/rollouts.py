@@ -205,13 +205,18 @@ def agent(plane: Annotated[str, typer.Option(help="The plane to keep as Git says
         made.run(lambda: bool(stopped))
 
 
-def mirror(aliases: Annotated[str, typer.Argument(help="JSON: model → alias → version or null")]) -> None:
+def mirror(
+    aliases: Annotated[str, typer.Argument(help="JSON: model → alias → version or null")],
+    parent: Annotated[int, typer.Option(help="End at once when this process no longer is the parent.")] = 0,
+) -> None:
     """Point the registry's aliases where Git points; the agent calls this after each promotion.
 
     Example: tidegate mirror '{"flight-delay": {"production": 7}}'
     """
-    from tidegate import wiring
+    from tidegate import processes, wiring
 
+    if parent:
+        processes.end_with(parent)
     checkout = wiring.find_checkout()
     registry = wiring.registry(wiring.platform(checkout, "production"), wiring.home(checkout))
     for model, wanted in json.loads(aliases).items():
