@@ -50,7 +50,11 @@ def refused(*arguments: str) -> TidegateError:
 
 
 # ---------------------------------------------------------------- names
-@pytest.mark.parametrize("command", [("promote", "tiny", "--to"), ("history", "--env")], ids=lambda c: c[0])
+@pytest.mark.parametrize(
+    "command",
+    [("promote", "tiny", "--to"), ("history", "--env"), ("rollback", "--reason", "x", "--")],
+    ids=lambda c: c[0],
+)
 @pytest.mark.parametrize(
     ("word", "action"),
     [("canry", "Did you mean `canary`?"), ("xyz", "Name one of: staging, canary, production.")],
@@ -59,7 +63,7 @@ def test_an_environment_that_is_none(
     checkout: Path, command: tuple[str, ...], word: str, action: str
 ) -> None:
     """A misspelt environment is named as such, with the closest one, or with all of them."""
-    error = refused(*command, word)
+    error = refused(*command, word, *(("tiny",) if command[0] == "rollback" else ()))
     assert isinstance(error, ConfigError)
     assert str(error) == f"`{word}` is not an environment. {action}"
 

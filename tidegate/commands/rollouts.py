@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from tidegate.commands.environments import known_environment
 from tidegate.errors import PlatformError, Refused
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -151,6 +152,7 @@ def rollback(
     from tidegate.adapters.sqlite import SqliteInbox, read_events
     from tidegate.locks import agent_runs
 
+    known_environment(environment)
     checkout = wiring.find_checkout()
     spec, where = wiring.platform(checkout, environment), wiring.home(checkout)
     if not agent_runs(where.plane(spec.plane)):
