@@ -67,7 +67,7 @@ class Killer:
         while not over.wait(0.02):
             if aimed and self._moment(release, aimed):
                 aimed = ""
-                over.wait(self._random.uniform(0.0, 0.4))
+                over.wait(self._random.uniform(0.0, 0.1))  # Git is written within a fifth of a second
             elif time.monotonic() < at:
                 continue
             line = self.rig.line("canary")
@@ -100,16 +100,17 @@ def test_a_killed_agent_converges_and_nobody_notices(rig: Rig) -> None:
         rig.settle(sound[0])
         since, killer = traffic.mark(), Killer(rig, onlooker)
         for number in range(12):
-            if number >= ROUNDS and len(killer.kills) >= KILLS:
+            if number >= ROUNDS and len(killer.kills) >= KILLS and all(_moments(killer.kills).values()):
                 break
             old, new = sound[number % 2], sound[1 - number % 2]
             bad.append(rig.stores.release(100 + number, bad=True))
             _rolled_back(rig, killer, old, bad[-1], "breach" if number % 2 else "zero")
             _promoted(rig, killer, old, new)
         assert traffic.alive()
+    eventually(lambda: len(rig.members("tidegate", "mirror")) <= 1, "killed agents leave no process", 5)
     print(*killer.kills, sep="\n")
     assert len(killer.kills) >= KILLS
-    _kills_were_everywhere(killer.kills)
+    assert all(_moments(killer.kills).values()), _moments(killer.kills)
     assert traffic.failed(*(b.id for b in bad), since=since) == {}, "only a bad release may fail"
     assert all(any(not a.ok and a.release == b.id for a in traffic.answers) for b in bad)
     assert all(traffic.by(s.id) > 50 for s in sound)
@@ -158,8 +159,12 @@ def _only(samples: Sequence[Sample], old: str, candidate: str, planned: set[int]
         rising = max(rising, weight)
 
 
-def _kills_were_everywhere(kills: Sequence[Kill]) -> None:
-    """Before any traffic, on the way, and between weight 0 and the revert."""
-    assert [k for k in kills if k.in_git and k.phase in ("", "Pending") and not k.weight]
-    assert [k for k in kills if k.weight]
-    assert [k for k in kills if k.in_git and k.phase == "RollingBack"]
+def _moments(kills: Sequence[Kill]) -> dict[str, int]:
+    """Count the kills by what they interrupted."""
+    return {
+        "before any traffic": sum(k.in_git and k.phase in ("", "Pending") and not k.weight for k in kills),
+        "on the way": sum(k.weight > 0 for k in kills),
+        "from weight 0 to the revert": sum(
+            k.in_git and k.phase == "RollingBack" and not k.weight for k in kills
+        ),
+    }
