@@ -139,9 +139,9 @@ def idle() -> Mapping[str, Measured]:
 def _ticks(plane: _Plane) -> tuple[list[float], list[str]]:
     """Take the agent's place, and return its ticks' seconds and the names of what they wrote."""
     from tidegate import planes, wiring
-    from tidegate.agent import Agent
-    from tidegate.locks import agent_lock, agent_runs
-    from tidegate.supervisord import Supervisord
+    from tidegate.agent.locks import agent_lock, agent_runs
+    from tidegate.agent.loop import Agent
+    from tidegate.machine.supervisord import Supervisord
 
     at = planes.Layout(plane.home, PLANE)
     Supervisord(at.supervisor).call("stopProcess", "agent")

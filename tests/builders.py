@@ -211,8 +211,8 @@ class Rig:
 
     def restart(self, holder: str = "here") -> Any:
         """Start a new agent, which knows only what the plane, Git and the state store know."""
-        from tidegate.agent import Agent, Ports
-        from tidegate.jobs import InlineJobs
+        from tidegate.agent.jobs import InlineJobs
+        from tidegate.agent.loop import Agent, Ports
 
         ports = Ports(
             self.router,

@@ -19,8 +19,8 @@ from tidegate.adapters.envoy import EnvoyMetrics, EnvoyRouter
 from tidegate.adapters.supervisor import SupervisorWorkloads
 from tidegate.config import Home
 from tidegate.core.release import BentoRef, RegistryRef, ReleaseRecord
-from tidegate.layout import Layout
-from tidegate.processes import free_ports
+from tidegate.machine.layout import Layout
+from tidegate.machine.processes import free_ports
 
 TINY = str(Path(__file__).parent / "tiny_server.py")
 

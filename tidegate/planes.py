@@ -19,14 +19,15 @@ from pathlib import Path
 
 import psutil
 
-from tidegate import config, processes, unix_http
+from tidegate import config
 from tidegate.adapters.envoy import CLUSTERS_FILE, ROUTES_FILE, EnvoyRouter
 from tidegate.core import xds
 from tidegate.errors import ConfigError, PlatformError, Unreachable
 from tidegate.files import write_atomic
-from tidegate.layout import INSTANCE, PLANE, Layout
-from tidegate.placements import Placements
-from tidegate.supervisord import ALIVE, Supervisord, main_section, program
+from tidegate.machine import processes, unix_http
+from tidegate.machine.layout import INSTANCE, PLANE, Layout
+from tidegate.machine.placements import Placements
+from tidegate.machine.supervisord import ALIVE, Supervisord, main_section, program
 
 AGENT_PATIENCE = 5.0  # seconds for the agent to end its look; what it was doing is resumed
 

@@ -18,7 +18,7 @@ from tidegate.errors import ConfigError
 if TYPE_CHECKING:
     from tidegate.adapters.bentoml import BentoStore
     from tidegate.adapters.mlflow import MlflowRegistry
-    from tidegate.agent import Ports as AgentPorts
+    from tidegate.agent.loop import Ports as AgentPorts
 
 T = TypeVar("T")
 
@@ -130,9 +130,9 @@ def agent_ports(spec: config.Platform, where: config.Home, checkout: Path) -> Ag
     """Return everything that the agent of a plane touches."""
     from tidegate.adapters.sqlite import SqliteInbox
     from tidegate.adapters.system import LogNotifier, SystemClock
-    from tidegate.agent import Ports
-    from tidegate.jobs import ThreadJobs
-    from tidegate.mirror import mirror
+    from tidegate.agent.jobs import ThreadJobs
+    from tidegate.agent.loop import Ports
+    from tidegate.agent.mirror import mirror
 
     return Ports(
         router=router(spec, where),

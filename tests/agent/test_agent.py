@@ -443,7 +443,7 @@ def test_run_survives_a_full_disk_at_its_start() -> None:
     """`run` tries again until it can start, then ticks until it is stopped."""
     rig = Rig(envs(A, A))
     rig.state.fail_next(PlatformError("no space left on device"), "load")
-    from tidegate.agent import Agent
+    from tidegate.agent.loop import Agent
 
     looks = iter(range(30))
     agent = Agent("production", rig.agent.ports, holder="here")

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
+from tidegate.agent.jobs import BackOff, Done, InlineJobs, Jobs, ThreadJobs
 from tidegate.errors import Unreachable
-from tidegate.jobs import BackOff, Done, InlineJobs, Jobs, ThreadJobs
 
 
 def wait_for(jobs: Jobs) -> list[Done]:

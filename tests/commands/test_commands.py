@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from tidegate import errors
 from tidegate.cli import GROUPS
 from tidegate.errors import ConfigError, NoData, TidegateError
-from tidegate.runs import RunStore
+from tidegate.forge.runs import RunStore
 
 TIDEGATE = Path(sys.executable).with_name("tidegate")
 

@@ -14,9 +14,9 @@ from tests.planes import Plane, eventually, plane_up, tiny_command, tiny_record,
 from tidegate import planes
 from tidegate.adapters.supervisor import SupervisorWorkloads
 from tidegate.errors import ReleaseNotFound, Unreachable
+from tidegate.machine.processes import is_free
+from tidegate.machine.supervisord import Supervisord
 from tidegate.ports import ReplicaState, Workloads
-from tidegate.processes import is_free
-from tidegate.supervisord import Supervisord
 from tidegate.testing import FakeWorkloads
 
 ONE, TWO = tiny_record(1), tiny_record(2)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.builders import A, B, envs
-from tidegate import mirror
+from tidegate.agent import mirror
 from tidegate.config import parse_desired
 from tidegate.errors import Unreachable
 

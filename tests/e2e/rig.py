@@ -31,7 +31,7 @@ import psutil
 import yaml
 
 from tests.builders import flight_row, tiny_model
-from tidegate import planes, processes
+from tidegate import planes
 from tidegate.adapters.bentoml import BentoStore
 from tidegate.adapters.envoy import EnvoyRouter
 from tidegate.adapters.sqlite import read_events, read_planes
@@ -42,10 +42,11 @@ from tidegate.core.release_file import set_release
 from tidegate.demo import changes
 from tidegate.errors import Unreachable
 from tidegate.files import digest_folder
-from tidegate.layout import INSTANCE, Layout
+from tidegate.machine import processes
+from tidegate.machine.layout import INSTANCE, Layout
+from tidegate.machine.supervisord import Supervisord
 from tidegate.packaging import record_text
 from tidegate.ports import Event
-from tidegate.supervisord import Supervisord
 
 ROOT = Path(__file__).parents[2]
 MODEL, PLANE = "flight-delay", "production"

@@ -21,7 +21,7 @@ from tidegate import plumbing
 from tidegate.adapters.act import stop_tree
 from tidegate.adapters.git import GitRepository
 from tidegate.core.release import BentoRef, RegistryRef, ReleaseRecord
-from tidegate.runs import Run, RunStore, stop
+from tidegate.forge.runs import Run, RunStore, stop
 
 ROOT = Path(__file__).parents[2]
 TIDEGATE = Path(sys.executable).with_name("tidegate")

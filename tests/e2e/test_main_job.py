@@ -13,15 +13,16 @@ import pytest
 import yaml
 
 from tests.e2e.rig import MODEL, ROOT, Traffic, eventually
-from tidegate import planes, processes
+from tidegate import planes
 from tidegate.adapters.envoy import EnvoyRouter
 from tidegate.adapters.local_forge import LocalForge
 from tidegate.adapters.mlflow import MlflowRegistry
 from tidegate.config import Home
 from tidegate.demo import changes, story
 from tidegate.demo.screen import Screen
-from tidegate.layout import INSTANCE, Layout
-from tidegate.runs import Run, RunStore
+from tidegate.forge.runs import Run, RunStore
+from tidegate.machine import processes
+from tidegate.machine.layout import INSTANCE, Layout
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 

@@ -25,11 +25,12 @@ from tests.planes import (
     tiny_servers,
     write_checkout,
 )
-from tidegate import planes, processes
+from tidegate import planes
 from tidegate.config import Home
 from tidegate.errors import PlatformError, Unreachable
 from tidegate.files import write_atomic
-from tidegate.layout import INSTANCE
+from tidegate.machine import processes
+from tidegate.machine.layout import INSTANCE
 from tidegate.ports import Route
 
 A, B = "aaaaaaaaaaaa", "bbbbbbbbbbbb"

@@ -1,7 +1,7 @@
 """act in host mode: the Actions workflows of a checkout as processes of this machine, without Docker.
 
 What act ignores (filters, concurrency, time-outs, unknown `runs-on`) is decided before it is called, or
-enforced around it: see `tidegate.core.triggers` and `tidegate.runs`.
+enforced around it: see `tidegate.core.triggers` and `tidegate.forge.runs`.
 """
 
 from __future__ import annotations

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from tidegate import unix_http
 from tidegate.core import xds
 from tidegate.errors import NoData, PlatformError, Refused, Unreachable
 from tidegate.files import write_atomic
+from tidegate.machine import unix_http
 from tidegate.ports import Counters, Route, RouteTable
 
 CLUSTERS_FILE = "clusters.json"

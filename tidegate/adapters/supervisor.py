@@ -12,12 +12,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tidegate import bentos, processes
+from tidegate import bentos
 from tidegate.core.release import ReleaseRecord
 from tidegate.errors import Unreachable
-from tidegate.placements import STOP_GRACE, Command, Placed, Placements
+from tidegate.machine import processes
+from tidegate.machine.placements import STOP_GRACE, Command, Placed, Placements
+from tidegate.machine.supervisord import ALIVE, Supervisord
 from tidegate.ports import Replica, ReplicaState, Workload
-from tidegate.supervisord import ALIVE, Supervisord
 
 PROBE_TIMEOUT = 0.25  # seconds
 PATIENT_PROBES = 4  # a ready replica too busy to answer fewer probes than this in a row is still ready

@@ -31,7 +31,7 @@ def _program() -> Path:
 def _store(where: Path | None) -> Any:
     from tidegate import wiring
     from tidegate.adapters.git import remote_url
-    from tidegate.runs import RunStore
+    from tidegate.forge.runs import RunStore
 
     if where is None:
         checkout = wiring.find_checkout()
@@ -55,7 +55,7 @@ def forge_init(
     """
     from tidegate import wiring
     from tidegate.adapters import local_forge
-    from tidegate.runs import RunStore, Settings
+    from tidegate.forge.runs import RunStore, Settings
 
     checkout = wiring.find_checkout()
     chosen = _chosen(checkout, workflows)
@@ -74,7 +74,7 @@ def _chosen(checkout: Path, named: str) -> tuple[str, ...]:
     """Return the workflows to run; empty stands for all that a commit has."""
     from tidegate.core.triggers import DELIVERY
     from tidegate.errors import ConfigError, suggest
-    from tidegate.workflows import WORKFLOWS
+    from tidegate.forge.workflows import WORKFLOWS
 
     there = {path.stem for path in (checkout / WORKFLOWS).glob("*.y*ml")}
     if not named:  # `ci`, all tests at each push, is left to who asks for it
@@ -124,7 +124,7 @@ def forge_log(
 
     Example: tidegate forge log 3 --follow
     """
-    from tidegate.runs import follow as follow_runs
+    from tidegate.forge.runs import follow as follow_runs
 
     store = _store(where)
     run = store.get(number)
@@ -145,7 +145,7 @@ def forge_stop(
     Example: tidegate forge stop 3
     """
     from tidegate.adapters.act import stop_tree
-    from tidegate.runs import stop
+    from tidegate.forge.runs import stop
 
     stopped = stop(_store(where), numbers or (), stop_tree)
     if as_json:
@@ -160,8 +160,8 @@ def forge_stop(
 @forge.command("receive", hidden=True)
 def forge_receive(folder: Path) -> None:
     """Start the workflows of a push (called by the forge's hook; reads `old new ref` lines)."""
-    from tidegate import runs, workflows
     from tidegate.adapters.local_forge import FOLLOW, LocalForge
+    from tidegate.forge import runs, workflows
 
     store = runs.RunStore(folder)
     numbers = workflows.receive(store, sys.stdin.read().splitlines(), LocalForge(folder).list(), _say)
@@ -177,8 +177,8 @@ def forge_receive(folder: Path) -> None:
 @forge.command("work", hidden=True)
 def forge_work(folder: Path, numbers: list[int]) -> None:
     """Run recorded runs one after another (started by `receive` in a session of its own)."""
-    from tidegate import runs, workflows
     from tidegate.adapters import act
+    from tidegate.forge import runs, workflows
 
     store = runs.RunStore(folder)
     workflows.work(store, numbers, act.run)

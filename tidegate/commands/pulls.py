@@ -87,7 +87,7 @@ def pr_merge(
     Example: tidegate pr merge 2 --as 'Ada <ada@example.org>' --reason 'gates pass'
     """
     from tidegate.adapters.local_forge import LocalForge
-    from tidegate.runs import RunStore, follow
+    from tidegate.forge.runs import RunStore, follow
 
     _, where = _origin()
     commit = where.merge(number, approver, reason)

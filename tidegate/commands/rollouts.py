@@ -30,7 +30,7 @@ def snapshot(checkout: Path, events: int = 8) -> dict[str, Any]:
     from tidegate import planes as running
     from tidegate import wiring
     from tidegate.adapters.sqlite import read_events, read_planes
-    from tidegate.locks import agent_runs
+    from tidegate.agent.locks import agent_runs
 
     where, state = wiring.home(checkout), _state_path(checkout)
     stored = read_planes(state)
@@ -150,7 +150,7 @@ def rollback(
     """
     from tidegate import wiring
     from tidegate.adapters.sqlite import SqliteInbox, read_events
-    from tidegate.locks import agent_runs
+    from tidegate.agent.locks import agent_runs
 
     known_environment(environment)
     checkout = wiring.find_checkout()
@@ -190,8 +190,8 @@ def agent(plane: Annotated[str, typer.Option(help="The plane to keep as Git says
     import logging
 
     from tidegate import planes, wiring
-    from tidegate.agent import Agent
-    from tidegate.locks import agent_lock
+    from tidegate.agent.locks import agent_lock
+    from tidegate.agent.loop import Agent
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stdout)
     logging.getLogger("httpx").setLevel(logging.WARNING)
@@ -215,7 +215,8 @@ def mirror(
 
     Example: tidegate mirror '{"flight-delay": {"production": 7}}'
     """
-    from tidegate import processes, wiring
+    from tidegate import wiring
+    from tidegate.machine import processes
 
     if parent:
         processes.end_with(parent)

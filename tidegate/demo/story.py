@@ -19,8 +19,8 @@ from tidegate.demo import changes
 from tidegate.demo.screen import Screen
 from tidegate.demo.traffic import Traffic
 from tidegate.errors import PlatformError, TidegateError
+from tidegate.forge.runs import RunStore
 from tidegate.ports import Pull
-from tidegate.runs import RunStore
 
 MODEL = "flight-delay"
 REVIEWER = "Robin Reviewer <robin@example.org>"

@@ -15,15 +15,16 @@ from typing import Any
 
 import msgspec
 
+from tidegate.agent.desk import Answers, Desk
+from tidegate.agent.gitview import GitView, refusals, wanted
+from tidegate.agent.hands import Hands
+from tidegate.agent.jobs import Jobs
+from tidegate.agent.sight import Sight, View
 from tidegate.config import AgentSpec, Desired
 from tidegate.core import rollout as core
 from tidegate.core.state import Action, ModelState, Note, Seen, Want
 from tidegate.core.status import lasting, plane_status
-from tidegate.desk import Answers, Desk
 from tidegate.errors import Conflict, LeaseLost, TidegateError
-from tidegate.gitview import GitView, refusals, wanted
-from tidegate.hands import Hands
-from tidegate.jobs import Jobs
 from tidegate.ports import (
     Clock,
     Event,
@@ -37,7 +38,6 @@ from tidegate.ports import (
     StateStore,
     Workloads,
 )
-from tidegate.sight import Sight, View
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tidegate.errors import PlatformError, Unreachable
-from tidegate.unix_http import UnixConnection
+from tidegate.machine.unix_http import UnixConnection
 
 # supervisor.xmlrpc.Faults, and the states of supervisor.states.ProcessStates
 BAD_NAME, NOT_RUNNING, ALREADY_STARTED, ALREADY_ADDED, STILL_RUNNING = 10, 70, 60, 90, 91

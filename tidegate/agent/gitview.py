@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import yaml
 
+from tidegate.agent.jobs import Done
 from tidegate.config import Desired, parse_desired, parse_release_file
 from tidegate.core.state import Rollout, Target, Want
 from tidegate.core.writeback import plan_write_back
 from tidegate.errors import ConfigError, TidegateError
-from tidegate.jobs import Done
 from tidegate.ports import Change, Repository
 
 MAX_BACKOFF = 60.0  # seconds between two tries of a remote that does not answer

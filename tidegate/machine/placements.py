@@ -18,7 +18,7 @@ import msgspec
 from tidegate.core.release import ReleaseRecord
 from tidegate.errors import PlatformError
 from tidegate.files import write_atomic
-from tidegate.supervisord import program
+from tidegate.machine.supervisord import program
 
 Command = Callable[[ReleaseRecord, int], tuple[Sequence[str], Mapping[str, str]]]
 STOP_GRACE = 15  # seconds that the requests in flight have

@@ -7,11 +7,11 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tidegate.agent.gitview import MAX_BACKOFF, write_back
+from tidegate.agent.jobs import BackOff, Done, Jobs
 from tidegate.config import Desired
 from tidegate.core.state import Action, Note, Rollout, Start, Stop, Warm, WriteBack
 from tidegate.errors import Conflict
-from tidegate.gitview import MAX_BACKOFF, write_back
-from tidegate.jobs import BackOff, Done, Jobs
 from tidegate.ports import Clock, Repository, Workloads
 
 log = logging.getLogger(__name__)

@@ -16,8 +16,8 @@ from tidegate import plumbing
 from tidegate.core import triggers
 from tidegate.documents import read_yaml
 from tidegate.errors import TidegateError
+from tidegate.forge.runs import Run, RunStore, Settings
 from tidegate.ports import Pull
-from tidegate.runs import Run, RunStore, Settings
 
 WORKFLOWS = ".github/workflows"
 RUN = "TIDEGATE_RUN"  # in a run's environment: the forge that it belongs to

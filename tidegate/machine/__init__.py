@@ -1,0 +1,1 @@
+"""This machine: where a plane's files lie, what was started, processes and ports, the supervisor, sockets."""
