@@ -23,7 +23,7 @@ demo: $(READY)
 	@exec $(BIN)/tidegate demo
 
 test: check
-	@$(BIN)/pytest
+	@$(BIN)/pytest -n 2 --dist loadfile
 
 check: $(READY)
 	@$(BIN)/ruff check .
