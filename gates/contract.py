@@ -126,6 +126,8 @@ def look(subject: gating.Subject[ContractSettings]) -> gating.Looked:
         raise NoData("examples.json holds no row", "Run `dvc repro`.")
     call = Caller(subject.endpoint, settings.timeout)
     findings = list(refusals(call, rows[0], settings.bad))
+    if not settings.bad:
+        findings.append(gate.error("bad rows", "no `bad` case is configured: list some in params.yaml"))
     for case in settings.tolerated:
         answer = call(body_of(rows[0], case))
         problem = gate.answer_problem(answer.status, answer.body)

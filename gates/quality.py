@@ -65,8 +65,9 @@ def predictions_of(
     """Return production's probabilities for the holdout's rows, and where its features' code came from."""
     import pyarrow.parquet as parquet
 
-    if record.artifact == digest_folder(subject.built("model")):
-        return candidate, "the candidate: the model's files are the same"
+    same_files = record.artifact == digest_folder(subject.built("model"))
+    if same_files and baseline.same_features(subject.root, subject.package, record):
+        return candidate, "the candidate: the model's files and features.py are the same"
     table = parquet.read_table(subject.data("holdout"))
     columns = {name: table[name].to_numpy() for name in table.column_names}
     if columns[subject.settings.label].tolist() != labels.tolist():

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from tidegate import config
+from tidegate import config, plumbing
 from tidegate.core.release import ReleaseRecord
-from tidegate.errors import ConfigError, Fatal, PlatformError
+from tidegate.errors import ConfigError, Fatal, NoData
 from tidegate.files import digest_folder
 from tidegate.ports import Registry
 
@@ -47,8 +47,8 @@ def predictions(
     """Fetch a release's model; return its probabilities for `columns`, and whose code made the features.
 
     `columns` are the flattened rows. Features are computed by features.py as it was at the release's
-    own commit, since a candidate may have changed them. Raises Fatal when the fetched files are not the
-    record's, or model and code can't be brought together.
+    own commit, since a candidate may have changed them. Raises NoData when this clone lacks that commit,
+    Fatal when the fetched files are not the record's, or model and code can't be brought together.
     """
     with tempfile.TemporaryDirectory(prefix="tidegate-baseline-") as folder:
         files = registry.fetch(record.registry.name, record.registry.version, Path(folder) / "model")
@@ -60,29 +60,41 @@ def predictions(
                 "Find out who changed the registry's files.",
             )
         path = f"models/{package}/features.py"
-        code, whose = _code(root, record.commit, path)
+        code = _code(root, record, path)
         try:
             features = _module(code, f"{package}_features_of_{record.id}")
             matrix = features.compute_columns(columns, features.load(files / "features.json"))
-            return _score(files / "model.onnx", matrix), whose
+            return _score(files / "model.onnx", matrix), f"commit {record.commit[:12]}"
         except Exception as error:
             raise Fatal(
-                f"release {record.id} can't be scored with {path} of {whose}: {error}",
-                "Give the checkout its whole history (`fetch-depth: 0`), and look at that file.",
+                f"release {record.id} can't be scored with {path} of its commit: {error}",
+                f"Look at `git show {record.commit[:12]}:{path}`, and at the version's features.json.",
             ) from error
 
 
-def _code(root: Path, commit: str, path: str) -> tuple[str, str]:
-    """Return a file as it was at a commit; in a clone without that commit, as it is now."""
+def same_features(root: Path, package: str, record: ReleaseRecord) -> bool:
+    """Tell whether a release computed its features by the code that this checkout has.
+
+    Raises NoData when its commit is not in this clone.
+    """
+    path = f"models/{package}/features.py"
+    return _code(root, record, path) == _read(root, path)
+
+
+def _code(root: Path, record: ReleaseRecord, path: str) -> str:
+    """Return a file as it was at a release's commit; any other code would feed its model something else."""
     shown = subprocess.run(
-        ["git", "-C", str(root), "show", f"{commit}:{path}"], capture_output=True, text=True
+        ["git", "-C", str(root), "show", f"{record.commit}:{path}"],
+        env=plumbing.environment(),
+        capture_output=True,
+        text=True,
     )
     if shown.returncode == 0:
-        return shown.stdout, f"commit {commit[:12]}"
-    try:
-        return (root / path).read_text(), f"this checkout, which lacks commit {commit[:12]}"
-    except OSError as error:
-        raise PlatformError(f"{path} can't be read: {error}", "Restore it from Git.") from error
+        return shown.stdout
+    raise NoData(
+        f"release {record.id} was made of commit {record.commit[:12]}, and this clone has no {path} of it",
+        "Get the whole history: `git fetch --unshallow`, or `fetch-depth: 0` in the workflow's checkout.",
+    )
 
 
 def _module(code: str, name: str) -> ModuleType:

@@ -68,6 +68,15 @@ def test_a_service_that_accepts_anything_fails_as_a_process(room: GateRoom) -> N
     assert {"bad: origin left out", "bad: distance = NaN", "bad: a list"} <= failed(found)
 
 
+def test_no_bad_case_is_an_error(room: GateRoom, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A contract of which nothing is known that must be refused has not been kept."""
+    room.set({name: value for name, value in SETTINGS.items() if name != "bad"})
+    with serve() as url:
+        code, found = look(room, monkeypatch, url)
+    assert code == 3
+    assert "no `bad` case" in json.dumps(found.as_dict())
+
+
 def test_nobody_there_is_an_error_as_a_process(room: GateRoom) -> None:
     """The real script exits 3 when nothing listens: it could not look."""
     with socket.socket() as free:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -79,9 +80,19 @@ def room(tmp_path: Path) -> GateRoom:
     package.mkdir(parents=True)
     ours = Path(__file__).parents[2] / "models" / "flight_delay" / "features.py"
     (package / "features.py").write_text(ours.read_text())
+    git(made, "init", "-q")
+    git(made, "add", "models")
+    git(made, "commit", "-qm", "Features as production knows them")
     tiny_model(made.build / "model", late=0.2)
     candidate(made, 1.2)
     return made
+
+
+def git(room: GateRoom, *arguments: str) -> str:
+    """Run git in the checkout as somebody."""
+    who = ["-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "commit.gpgsign=false"]
+    command = ["git", "-C", str(room.root), *who, *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
 def candidate(room: GateRoom, signal: float, rows: int = 3000) -> None:
@@ -93,13 +104,14 @@ def candidate(room: GateRoom, signal: float, rows: int = 3000) -> None:
 
 
 def put_in_production(
-    room: GateRoom, registry: Registry, artifact: str = "", commit: str = "0" * 40
+    room: GateRoom, registry: Registry, artifact: str = "", commit: str = ""
 ) -> ReleaseRecord:
     """Register a model, write its record and name it in production's release.yaml."""
     folder = tiny_model(room.root / "old", late=PRODUCTION_SAYS)
     digest = artifact or digest_folder(folder)
     version = registry.register("toy", folder, {"digest": digest})
     ref, bento = RegistryRef("toy", version), BentoRef("toy:1", "sha256:b")
+    commit = commit or git(room, "rev-parse", "HEAD")
     record = ReleaseRecord("toy", commit, "sha256:p", ref, digest, bento, {"data": "PASS"})
     path = room.root / "envs" / "releases" / "toy" / f"{record.id}.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -205,17 +217,8 @@ def test_production_is_scored_by_its_own_commits_features(
     room: GateRoom, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A candidate that changes features.py does not change how production's model is fed."""
-
-    def git(*arguments: str) -> str:
-        who = ["-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "commit.gpgsign=false"]
-        command = ["git", "-C", str(room.root), *who, *arguments]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-
-    git("init", "-q")
-    git("add", "models")
-    git("commit", "-qm", "Features as production knows them")
     registry = testing.FakeRegistry()
-    put_in_production(room, registry, commit=git("rev-parse", "HEAD"))
+    put_in_production(room, registry)
     path = room.root / "models/toy/features.py"
     path.write_text(path.read_text().replace('"weekday", "hour"', '"hour", "weekday"'))
     code, found = look(room, monkeypatch, registry)
@@ -223,17 +226,34 @@ def test_production_is_scored_by_its_own_commits_features(
     assert found.measurements["production"]["features_of"].startswith("commit ")
 
 
-def test_a_model_that_this_code_can_not_serve_is_an_error(
-    room: GateRoom, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("same_files", [False, True])
+def test_a_clone_without_productions_commit_is_an_error(
+    room: GateRoom, monkeypatch: pytest.MonkeyPatch, same_files: bool
 ) -> None:
-    """Without production's commit, other features than the model's are an ERROR that says what to do."""
+    """What features production has is not guessed from this checkout: ERROR, and how to get the history."""
     registry = testing.FakeRegistry()
-    put_in_production(room, registry)
-    path = room.root / "models/toy/features.py"
-    path.write_text(path.read_text().replace('"weekday", "hour"', '"hour", "weekday"'))
+    artifact = digest_folder(room.build / "model") if same_files else ""
+    put_in_production(room, registry, artifact, commit="0" * 40)
     code, found = look(room, monkeypatch, registry)
     assert code == 3
+    assert "--unshallow" in found.findings[0].reason
     assert "fetch-depth: 0" in found.findings[0].reason
+
+
+def test_the_same_files_with_other_features_are_scored_apart(
+    room: GateRoom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Equal model files say nothing about a candidate that changed features.py."""
+    registry = testing.FakeRegistry()
+    shutil.rmtree(room.build / "model")
+    folder = tiny_model(room.build / "model", late=PRODUCTION_SAYS)
+    put_in_production(room, registry, digest_folder(folder))
+    path = room.root / "models/toy/features.py"
+    path.write_text(path.read_text() + "\n# another way\n")
+    _, found = look(room, monkeypatch, registry)
+    theirs = found.measurements["production"]
+    assert theirs["features_of"].startswith("commit ")
+    assert theirs["auc"] != found.measurements["candidate"]["auc"]
 
 
 def test_a_release_without_its_record_is_an_error(room: GateRoom, monkeypatch: pytest.MonkeyPatch) -> None:
