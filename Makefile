@@ -32,18 +32,18 @@ check: $(READY)
 	@$(BIN)/actionlint
 	@$(BIN)/zizmor --offline --quiet .github
 
-# ONLY=name runs one entry. Service and agent are measured with the real model, so it is made first.
+# ONLY=name runs one entry. Service and agent are measured with the real model, so all of them need it made.
 bench: $(READY)
-	@PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro
+	@$(if $(ONLY),,PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro)
 	@$(BIN)/python -m bench $(if $(ONLY),--only $(ONLY))
 
 lock: $(READY)
 	$(BIN)/uv pip compile --quiet --generate-hashes --no-header --no-emit-index-url --extra dev \
 	  --python-version 3.11 pyproject.toml -o requirements.lock
 
-# Stops what the demo and `tidegate up` started here, then removes what they wrote.
+# Stops and removes the demo, and what builds and tests leave. It leaves alone what serves: .tidegate/ holds
+# the state, the registry and the Bentos of this checkout's planes (`tidegate down`, then remove it yourself).
 clean:
-	@for home in .tidegate .tidegate/demo/clone/.tidegate; do \
-	  if [ -d $$home/planes ]; then TIDEGATE_HOME=$$home $(BIN)/tidegate down --quiet || exit 1; fi; \
-	done
-	@rm -rf .tidegate build data .pytest_cache .mypy_cache .ruff_cache
+	@home=.tidegate/demo/clone/.tidegate; \
+	if [ -d $$home/planes ]; then TIDEGATE_HOME=$$home $(BIN)/tidegate down --quiet || exit 1; fi
+	@rm -rf .tidegate/demo build data dvc_plots .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -198,8 +198,11 @@ def parse_platform(files: Mapping[str, str], environment: str) -> Platform:
     return convert(merge({"plane": environment, **shared}, value), Platform, where=own, lines=lines)
 
 
-def parse_rollout(text: str, path: str) -> tuple[Plan, dict[str, Plan]]:
-    """Parse a rollout.yaml into its default plan and the plans of models that override it."""
+def parse_rollout(text: str, path: str, environment: str = "staging") -> tuple[Plan, dict[str, Plan]]:
+    """Parse a rollout.yaml into its default plan and the plans of models that override it.
+
+    Where users are, a plan that watches nothing is refused unless it says so by `checks: []`.
+    """
     value, lines = _document({path: text}, path)
     spec = convert(value, _RolloutFile, where=path, lines=lines)
     default = convert(spec.defaults, Plan, where=path, lines=lines, at="$.defaults")
@@ -207,7 +210,23 @@ def parse_rollout(text: str, path: str) -> tuple[Plan, dict[str, Plan]]:
     for model, over in spec.models.items():
         at = f"$.models.{model}"
         plans[model] = convert(merge(spec.defaults, over), Plan, where=path, lines=lines, at=at)
+        _watched(environment, merge(spec.defaults, over), plans[model], f"{path}:{lines.get(at, 1)}")
+    _watched(environment, spec.defaults, default, f"{path}:{lines.get('$.defaults', 1)}")
     return default, plans
+
+
+def _watched(environment: str, said: Mapping[str, Any], plan: Plan, where: str) -> None:
+    """Fail closed: no file, no steps and no checks must never mean all traffic, unwatched."""
+    if environment == "staging":
+        return
+    if environment == "canary" and not plan.steps:
+        raise ConfigError("there are no steps: a canary would take all traffic", "Add `steps`.", where=where)
+    if said.get("checks") != [] and all(check.dry_run for check in plan.checks):
+        raise ConfigError(
+            "there is no check that decides: a bad release would not be noticed",
+            "Add `checks`, or write `checks: []` if that is meant.",
+            where=where,
+        )
 
 
 @lru_cache(maxsize=4096)  # immutable, and every commit holds all that were ever made
@@ -229,12 +248,11 @@ def parse_desired(commit: str, files: Mapping[str, str]) -> Desired:
     """Parse everything under envs/ at one commit; raises ConfigError for the first thing wrong."""
     environments = {}
     for name in ENVIRONMENTS:
-        default, plans = parse_rollout(
-            files.get(f"envs/{name}/rollout.yaml", ""), f"envs/{name}/rollout.yaml"
-        )
-        path = f"envs/{name}/release.yaml"
-        if path not in files:
-            raise ConfigError("is missing", "Restore it from Git.", where=path)
+        path, how = f"envs/{name}/release.yaml", f"envs/{name}/rollout.yaml"
+        for needed in (path, how):
+            if needed not in files:
+                raise ConfigError("is missing", "Restore it from Git.", where=needed)
+        default, plans = parse_rollout(files[how], how, name)
         environments[name] = Environment(
             name, parse_release_file(files[path], path), parse_platform(files, name), default, plans
         )

@@ -57,6 +57,23 @@ MISTAKES = [
     ("envs/canary/rollout.yaml", CANARY.replace("setWeight: 50", "setWeight: 5"), "", "steps must rise"),
     ("envs/canary/rollout.yaml", "defaults:\n  alpha: .nan\n", ":1", "alpha must be"),
     ("envs/canary/rollout.yaml", "models:\n  toy:\n    intervall: 2s\n", ":3", "Did you mean `interval`?"),
+    ("envs/canary/rollout.yaml", "", "", "there are no steps"),
+    ("envs/canary/rollout.yaml", "defaults:\n  steps: [{setWeight: 5}]\n", ":1", "no check that decides"),
+    ("envs/production/rollout.yaml", "defaults: {}\n", ":1", "no check that decides"),
+    (
+        "envs/production/rollout.yaml",
+        CANARY.replace("limit: 2%", "dryRun: true, limit: 2%").replace(
+            "limit: 1s", "dryRun: true, limit: 1s"
+        ),
+        ":1",
+        "no check that decides",
+    ),
+    (
+        "envs/canary/rollout.yaml",
+        f"{CANARY}models:\n  toy:\n    checks: [{{name: e, metric: error-rate, limit: 1%, dryRun: true}}]\n",
+        ":14",
+        "no check that decides",
+    ),
     (
         "envs/canary/platform.yaml",
         "plane: production\nrouter: {adaptor: envoy}\n",
@@ -78,12 +95,20 @@ def test_each_mistake_names_file_line_and_remedy(path: str, text: str, line: str
     assert caught.value.action
 
 
-def test_a_missing_file_is_named() -> None:
-    """An environment without release.yaml is an error, not an empty environment."""
+@pytest.mark.parametrize("name", ["release.yaml", "rollout.yaml", "platform.yaml"])
+def test_a_missing_file_is_named(name: str) -> None:
+    """An environment without one of its files is an error, not one that wants or watches nothing."""
     files = envs(A, A)
-    del files["envs/production/release.yaml"]
-    with pytest.raises(ConfigError, match=r"envs/production/release\.yaml: is missing"):
+    del files[f"envs/canary/{name}"]
+    with pytest.raises(ConfigError, match=rf"envs/canary/{name}: is missing"):
         parse_desired("c", files)
+
+
+def test_watching_nothing_has_to_be_said() -> None:
+    """`checks: []` is a decision; their absence is a mistake."""
+    text = "defaults:\n  steps: [{setWeight: 5}]\n  checks: []\n"
+    desired = parse_desired("c", envs(A, A) | {"envs/canary/rollout.yaml": text})
+    assert desired.environments["canary"].plan("toy").checks == ()
 
 
 @given(

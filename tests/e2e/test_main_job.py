@@ -83,6 +83,7 @@ def _slice(clone: Path) -> None:
 def _push(stage: story.Stage, message: str) -> dict[str, Run]:
     """Commit and push as the developer; return the runs that this started and that are over, by workflow."""
     runs = RunStore(stage.forge_path)
+    stage.since = stage.last_run()
     before = {run.number for run in runs.list()}
     stage.git("commit", "--quiet", "--all", "--message", message)
     stage.git("push", "origin", "HEAD:main")

@@ -1,4 +1,4 @@
-"""The two edits that the demo pushes: one that looks right and is not, and its correction."""
+"""What the demo changes in its clone: a fresh start, an edit that looks right and is not, its correction."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tidegate import config
+from tidegate.core.release_file import set_release
 from tidegate.errors import Refused
 
 SERVICE = "services/flight_delay/service.py"
@@ -39,6 +41,41 @@ BAD = (
     ),
 )
 GOOD = (Edit(SERVICE, '9: "mid", 10: "mid"}\n', '9: "mid", 10: "mid", 11: "mid", 12: "peak"}\n'),)
+
+
+PLATFORMS = {
+    "envs/platform.yaml": "forge: {adapter: local}\n",
+    "envs/staging/platform.yaml": "plane: staging\n",
+    "envs/canary/platform.yaml": "plane: production\n",
+    "envs/production/platform.yaml": "plane: production\nworkloads: {replicas: 2}\n",
+}
+
+
+def start_afresh(root: Path) -> bool:
+    """Make a clone the demo's own: nothing released, a local forge, stores at home, any port.
+
+    A repository in use names releases that a new home lacks, and a forge, ports and stores that are not
+    the demo's to touch. Returns whether anything had to be changed.
+    """
+    before = config.read_envs(root)
+    after = {path: text for path, text in before.items() if not path.startswith("envs/releases/")}
+    for name in config.ENVIRONMENTS:
+        path = f"envs/{name}/release.yaml"
+        for model in config.parse_release_file(after[path], path):
+            after[path] = set_release(after[path], model, None)
+    mine = config.Platform()
+    found = [config.parse_platform(before, name) for name in config.ENVIRONMENTS]
+    if any(
+        (p.forge, p.stores, p.repository, p.router) != (mine.forge, mine.stores, mine.repository, mine.router)
+        for p in found
+    ):
+        after |= PLATFORMS
+    for path in before.keys() - after.keys():
+        (root / path).unlink()
+    for path, text in after.items():
+        if before.get(path) != text:
+            (root / path).write_text(text)
+    return before != after
 
 
 def apply(root: Path, edits: Sequence[Edit]) -> None:

@@ -48,8 +48,9 @@ class Stage:
         self.answers, self.log = folder / "answers.csv", folder / "demo.log"
         self.home = self.clone / ".tidegate"
         self.traffic: Traffic | None = None
+        self.since = 0  # the forge's newest run before the last push
         self.releases: list[Release] = []
-        dropped = ("GIT_", "TIDEGATE_")
+        dropped = ("GIT_", "GITHUB_", "TIDEGATE_")
         self.environment = {k: v for k, v in os.environ.items() if not k.startswith(dropped)}
         self.environment["PYTHONPATH"] = str(self.clone)
         self.environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
@@ -123,35 +124,32 @@ class Stage:
             time.sleep(0.3)
         raise PlatformError(f"{what}: not within {PATIENCE:.0f} s", f"See {self.log} and `tidegate status`.")
 
-    def pull_request(self, environment: str, besides: str = "") -> Pull:
-        """Wait for the open promotion to an environment (not of the release `besides`)."""
-        store, known = RunStore(self.forge_path), {r.number for r in self._failed()}
+    def last_run(self) -> int:
+        """Return the number of the forge's newest run; 0 before the first."""
+        return max((run.number for run in RunStore(self.forge_path).list()), default=0)
+
+    def pull_request(self, environment: str) -> Pull:
+        """Wait for the open promotion to an environment; a run after `since` that fails ends the demo."""
 
         def look() -> Pull | None:
-            for run in self._failed():
-                if run.number not in known:
-                    tail = "\n".join(store.log(run.number).read_text(errors="replace").splitlines()[-15:])
-                    raise PlatformError(
-                        f"the workflow {run.workflow} failed:\n{tail}\n",
-                        f"See: tidegate forge log {run.number} --forge {self.forge_path}",
-                    )
             for pull in LocalForge(self.forge_path).list():
-                prefix = f"promote/{environment}/{MODEL}/"
-                if (
-                    pull.state == "open"
-                    and pull.branch.startswith(prefix)
-                    and pull.branch != prefix + besides
-                ):
+                if pull.state == "open" and pull.branch.startswith(f"promote/{environment}/{MODEL}/"):
                     return pull
+            self._check_runs(self.since)
             return None
 
         found: Pull = self.wait(f"waiting for the pull request to {environment}", look)
         return found
 
-    def _failed(self) -> list[Any]:
-        return [
-            run for run in RunStore(self.forge_path).list() if run.state in ("failed", "error", "timeout")
-        ]
+    def _check_runs(self, since: int) -> None:
+        store = RunStore(self.forge_path)
+        for run in store.list():
+            if run.number > since and run.state not in ("queued", "running", "passed"):
+                tail = "\n".join(store.log(run.number).read_text(errors="replace").splitlines()[-15:])
+                raise PlatformError(
+                    f"the workflow {run.workflow} {run.state}:\n{tail}\n",
+                    f"See: tidegate forge log {run.number} --forge {self.forge_path}",
+                )
 
     def merge(self, pull: Pull, reason: str) -> None:
         """Merge a promotion as the second person, without waiting for what it starts."""
@@ -169,6 +167,9 @@ def prepare(stage: Stage) -> None:
         "git", "clone", "--quiet", "--no-hardlinks", str(stage.source), str(stage.clone), cwd=stage.folder
     )
     stage.git("checkout", "--quiet", "-B", "main")
+    if changes.start_afresh(stage.clone):
+        stage.git("add", "--all", "envs")
+        stage.git("commit", "--quiet", "--message", "Start afresh, with nothing released", show=True)
     forge = str(stage.forge_path)
     stage.tidegate("forge", "init", forge, "--workflows", "train,release,promote", show=True)
     stage.git("remote", "set-url", "origin", forge)
@@ -183,6 +184,7 @@ def release(stage: Stage, what: str, expected: str, edits: Sequence[changes.Edit
         stage.git("pull", "--quiet", "--rebase", "origin", "main")
         changes.apply(stage.clone, edits)
         stage.git("commit", "--quiet", "--all", "--message", what, show=True)
+    stage.since = stage.last_run()
     made.marks["push"] = time.time()
     stage.git("push", "origin", "HEAD:main", show=True)
     if not edits:
