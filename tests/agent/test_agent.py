@@ -267,6 +267,43 @@ def test_a_supervisor_that_does_not_answer_forgets_no_patience(rig: Rig) -> None
     assert rig.weights[B]
 
 
+def test_a_breach_without_a_supervisor_takes_the_traffic_away(rig: Rig) -> None:
+    """Nobody lists the workloads: the candidate loses its traffic, Git is told, nothing else happens."""
+    canary(rig).bad[B] = 0.5
+    for _ in range(40):
+        rig.workloads.fail_next(Unreachable("no supervisord"), "list")
+    endpoints, starts = dict(rig.router.table[MODEL].endpoints), rig.workloads.calls.count("start")
+    rig.drive(20)
+    assert rig.weights == {A: 100}
+    assert dict(rig.router.table[MODEL].endpoints) == endpoints
+    assert (rig.reverts, rig.named("canary"), rig.phase("canary")) == (1, A, "RolledBack")
+    assert rig.workloads.calls.count("stop") == 0
+    assert rig.workloads.calls.count("start") == starts
+    assert "no supervisord" in rig.problems
+    assert "drift" not in rig.kinds
+    rig.workloads.mend()
+    rig.drive(10)
+    assert [r for _, r in rig.workloads.running] == [A]
+    assert rig.problems == ""
+
+
+def test_without_a_supervisor_no_other_route_is_written(rig: Rig) -> None:
+    """A healthy canary keeps its step, a router edited by hand is told of when it is put right."""
+    canary(rig)
+    for _ in range(30):
+        rig.workloads.fail_next(Unreachable("no supervisord"), "list")
+    split, tables = rig.weights, len(rig.router.history)
+    rig.drive(20)
+    assert (rig.weights, len(rig.router.history)) == (split, tables)
+    rig.router.table = {MODEL: Route({A: 100}, dict(rig.router.table[MODEL].endpoints))}
+    rig.drive(5)
+    assert rig.weights == {A: 100}
+    assert "drift" not in rig.kinds
+    rig.workloads.mend()
+    rig.drive(1)
+    assert (rig.weights, rig.kinds.count("drift")) == (split, 1)
+
+
 def test_a_dead_candidate_leaves_its_share_to_stable_until_it_is_back(rig: Rig) -> None:
     """All replicas gone mid-step: stable serves all; back: warmed, the step confirmed again, Verified."""
     canary(rig)

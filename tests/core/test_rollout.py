@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.builders import A, B, C
+from tidegate.agent.sight import View
 from tidegate.core.plan import AgainstStable, Check, Pause, Plan, Ratio, Seconds, Step
 from tidegate.core.rollout import Decision, decide, request_rollback, steps
 from tidegate.core.state import (
@@ -24,7 +25,7 @@ from tidegate.core.state import (
     WriteBack,
     weights,
 )
-from tidegate.ports import Counters
+from tidegate.ports import Counters, Route
 
 ERRORS = Check("errors", "error-rate", Ratio(0.02), against_stable=AgainstStable(Ratio(0.25)))
 STEPS = (Step(10, Pause(Seconds(3), 10)), Step(50, Pause(Seconds(3), 50)))
@@ -59,6 +60,7 @@ class World:
     bad: dict[str, float] = field(default_factory=dict)
     rate: int = 100
     git: bool = True  # whether a write-back arrives
+    hidden: bool = False  # the workloads can't be listed
     now: float = 1000.0
     notes: list[str] = field(default_factory=list)
     history: list[dict[str, int]] = field(default_factory=list)
@@ -77,9 +79,9 @@ class World:
     def seen(self) -> Seen:
         """What a look sees."""
         return Seen(
-            workloads=dict(self.running),
-            alive=frozenset(r for r, ready in self.running.items() if ready),
-            warmed=frozenset(self.warmed),
+            workloads=None if self.hidden else dict(self.running),
+            alive=frozenset(r for r, ready in self.running.items() if ready and not self.hidden),
+            warmed=frozenset(() if self.hidden else self.warmed),
             missing=dict(self.missing),
             failed=dict(self.failed),
             weights=None if self.router is None else dict(self.router),
@@ -101,13 +103,20 @@ class World:
         self.notes += [note.kind for note in made.notes]
         if self.router is not None:
             alive = {r for r, ready in self.running.items() if ready}
-            self.router = weights(self.state, self.running, alive)
+            self.router = self.retreat() if self.hidden else weights(self.state, self.running, alive)
             if not self.history or self.history[-1] != self.router:
                 self.history.append(self.router)
         for action in made.actions:
             self.act(action)
         self.now += 1
         return made
+
+    def retreat(self) -> dict[str, int]:
+        """Return the router's weights after a look that could not see what runs."""
+        split = self.router or {}
+        routes = {"toy": Route(split, dict.fromkeys(self.running, ("127.0.0.1:1",)))}
+        table = View(None, frozenset(), frozenset(), routes, None).retreat({"toy": self.state})
+        return dict(table["toy"].weights) if table else split
 
     def act(self, action: Action) -> None:
         """Do it at once."""
@@ -262,6 +271,49 @@ def test_metrics_that_come_back_in_time_reset_the_budget() -> None:
         world.counters = counters
         world.run(1)
     assert world.rollout.phase in (Phase.PROGRESSING, Phase.VERIFIED)
+
+
+@pytest.mark.parametrize("environment", ["canary", "production"])
+def test_a_breach_is_left_while_nobody_sees_what_runs(environment: str) -> None:
+    """Without the workloads routes and counters are enough to judge, to leave and to tell Git."""
+    world = settled()
+    setattr(world, environment, B)
+    world.run(6)
+    world.hidden, world.bad = True, {B: 0.5}
+    world.run(15)
+    assert (world.rollout.phase, world.router, world.state.stable) == (Phase.ROLLED_BACK, {A: 100}, A)
+    assert (world.rejected, set(world.running)) == ({B}, {A, B})
+    world.hidden = False
+    assert set(world.run(20).running) == {A}
+
+
+def test_a_good_canary_is_held_while_nobody_sees_what_runs() -> None:
+    """Its looks count as evidence; no step, no other release and no end comes before it is seen again."""
+    world = canary(6)
+    world.hidden, before = True, world.rollout
+    world.run(200)
+    now = world.rollout
+    assert (now.phase, now.step, world.router) == (before.phase, before.step, {A: 90, B: 10})
+    assert now.seen > before.seen + 1000
+    world.canary = C
+    assert not world.look().actions
+    assert world.rollout.release == B
+    world.canary, world.hidden = B, False
+    assert world.run(20).rollout.phase is Phase.VERIFIED
+
+
+def test_a_settled_release_stays_until_the_one_before_it_is_seen() -> None:
+    """A rollback by hand of what traffic rests on waits for the workloads, however long, and then goes on."""
+    world = canary(40)
+    world.production = B
+    world.run(25)
+    world.hidden = True
+    ask(world, "production")
+    world.run(100)
+    assert (world.router, world.rollout.phase) == ({B: 100}, Phase.ROLLING_BACK)
+    world.hidden = False
+    world.run(10)
+    assert (world.router, world.rollout.phase) == ({A: 100}, Phase.ROLLED_BACK)
 
 
 def test_no_traffic_holds() -> None:
@@ -480,8 +532,9 @@ def test_a_probe_glitch_of_stable_takes_no_traffic_away() -> None:
 
 
 def test_unknown_workloads_change_nothing() -> None:
-    """When workloads can't be listed the decision is to do nothing at all."""
-    world = canary(6)
+    """When workloads can't be listed, a release that has no traffic yet is not touched at all."""
+    world = canary(2)
+    assert world.rollout.phase is Phase.PENDING
     made = decide(world.state, world.want, Seen(workloads=None), world.now)
     assert made == Decision(world.state, ())
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from tests.builders import A, B, C
 from tests.core.test_rollout import World
-from tidegate.core.rollout import decide, steps
-from tidegate.core.state import Action, Phase, Start, Stop, WriteBack, needed
+from tidegate.core.rollout import Decision, decide, steps
+from tidegate.core.state import Action, ModelState, Phase, Start, Stop, WriteBack, needed
 
 RELEASES = st.sampled_from([A, B, C])
 
@@ -21,7 +21,6 @@ class Plane(RuleBasedStateMachine):
     def begin(self) -> None:
         """A settled A, so that there is something to lose."""
         self.world = World().run(12)
-        self.hidden = False  # the workloads can't be listed
         self.lost: dict[str, int] | None = None
         self.counted: dict[str, object] | None = None
         self.allowed = {A}
@@ -108,29 +107,38 @@ class Plane(RuleBasedStateMachine):
         for _ in range(seconds):
             self.look()
 
-    @rule()
-    @precondition(lambda self: self.world.state.rollout is not None)
-    def blind_look(self) -> None:
-        """A look at which the workloads can't be listed changes nothing."""
-        from dataclasses import replace
+    @rule(hidden=st.booleans())
+    def supervisor(self, hidden: bool) -> None:
+        """The workloads can't be listed any more, or they can again."""
+        self.world.hidden = hidden
 
-        world = self.world
-        made = decide(world.state, world.want, replace(world.seen, workloads=None), world.now)
-        assert made.state is world.state
-        assert not made.actions
+    def check_unseen(self, before: ModelState, split: dict[str, int] | None, made: Decision) -> None:
+        """While it can't be seen what runs, a release may only be left."""
+        old, new, world = before.rollout, made.state.rollout, self.world
+        assert not [a for a in made.actions if not isinstance(a, WriteBack)], "started or stopped unseen"
+        assert (old and (old.environment, old.release)) == (new and (new.environment, new.release))
+        if old and new and new.weight:
+            assert (new.step, new.weight, made.state.stable) == (old.step, old.weight, before.stable)
+        if world.router != split:
+            assert new
+            assert new.phase is Phase.ROLLING_BACK
+            assert world.router == {new.stable: 100}, "a route but the way back was written unseen"
 
     def look(self) -> None:
         """One look, with what must hold for it."""
         world = self.world
         before = world.state
         rejected = set(world.rejected)
+        split = world.router
         made = world.look()
+        if world.hidden:
+            self.check_unseen(before, split, made)
         self.check_actions(made.actions)
         rollout = made.state.rollout
-        split = world.router or {}
+        served = world.router or {}
         left = {rollout.release} if rollout and rollout.phase is Phase.ROLLING_BACK else set()
-        for release in rejected - {before.stable, made.state.stable} - left:
-            assert release not in split, "a rejected release has weight"
+        for release in set() if world.hidden else rejected - {before.stable, made.state.stable} - left:
+            assert release not in served, "a rejected release has weight"
         again = decide(world.state, world.want, world.seen, world.now - 1)
         if made.state == before and not made.actions and again.state == made.state:
             assert not again.notes, "nothing changed, and yet something is told"
@@ -183,7 +191,7 @@ class Plane(RuleBasedStateMachine):
         if not hasattr(self, "world"):
             return
         world = self.world
-        world.git, world.starts_ready, world.bad = True, True, {}
+        world.git, world.starts_ready, world.hidden, world.bad = True, True, False, {}
         world.missing, world.failed = {}, {}
         if world.router is None:
             world.router = self.lost

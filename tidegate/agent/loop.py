@@ -157,6 +157,8 @@ class Agent:
         self.desk.answer(found.answers)
         if view.known and (desired is not None or found.states):
             changed |= self._route(view, view.table(found.states))
+        elif (retreat := view.retreat(found.states)) is not None:
+            changed |= self._route(view, retreat)
         if desired is not None:
             self.hands.act(desired, found.actions, now)
             self.hands.publish(lasting(self.memory.documents["status"]), now)
@@ -198,7 +200,7 @@ class Agent:
     def _drift(self, view: View, now: float) -> list[Event]:
         """Tell what somebody else made the router serve; it is put right in this tick."""
         told, routes = self.memory.served, view.routes
-        if told is None or routes is None:
+        if told is None or routes is None or not view.known:
             return []
         return [
             Event(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-from tidegate.core.state import ModelState, Seen, needed, weights
+from tidegate.core.state import ModelState, Phase, Seen, needed, weights
 from tidegate.errors import NoData, TidegateError
 from tidegate.ports import Counters, Metrics, ReplicaState, Route, Router, RouteTable, Workload, Workloads
 
@@ -26,7 +26,7 @@ class View:
 
     @property
     def known(self) -> bool:
-        """True when workloads and routes were both seen: only then may routes be written."""
+        """True when workloads and routes were both seen: otherwise no route but a `retreat` is written."""
         return self.workloads is not None and self.routes is not None
 
     def of(self, model: str) -> Seen:
@@ -60,6 +60,22 @@ class View:
             table[model] = Route(served, {r: mine[r].endpoints for r in sorted(keep) if r in wanted})
         same = {m: (dict(r.weights), dict(r.endpoints)) for m, r in routes.items()}
         return None if same == {m: (dict(r.weights), dict(r.endpoints)) for m, r in table.items()} else table
+
+    def retreat(self, states: Mapping[str, ModelState]) -> RouteTable | None:
+        """Return the routes without what is being left, for when it can't be seen what runs.
+
+        All goes to the release that is routed beside it, at the endpoints that the router knows; the
+        rest stays as it is. None when there is nothing to leave, or nowhere to go.
+        """
+        routes = dict(self.routes or {})
+        for model, state in states.items():
+            rollout, route = state.rollout, routes.get(model, Route())
+            if rollout is None or rollout.phase is not Phase.ROLLING_BACK or state.stable == rollout.release:
+                continue
+            back = rollout.stable
+            if back and route.endpoints.get(back) and route.weights.get(rollout.release):
+                routes[model] = Route({back: 100}, route.endpoints)
+        return None if routes == dict(self.routes or {}) else routes
 
 
 class Sight:

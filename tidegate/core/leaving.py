@@ -95,7 +95,7 @@ def _give_up(
 ) -> Rollout:
     """Stay on a settled release when the one to go back to never comes up: it serves meanwhile."""
     back = rollout.stable
-    if state.stable != rollout.release or back is None or back in seen.alive:
+    if state.stable != rollout.release or back is None or back in seen.alive or seen.workloads is None:
         return rollout
     if now - rollout.started <= plan.progress_deadline:
         return rollout

@@ -78,7 +78,7 @@ def look(rollout: Rollout, plan: Plan, seen: Seen, now: float, notes: list[Note]
         return replace(rollout, entered=now, looked=now, blind=0, marks=marks)
     if early:
         return rollout
-    rollout = _measure(rollout, plan, seen, now)
+    before, rollout = rollout.looked, _measure(rollout, plan, seen, now)
     results = analysis.judge(_evidence(rollout, plan), plan.checks, plan.alpha)
     rollout = replace(rollout, findings=tuple(r.as_dict() for r in results))
     broken = [r for r in results if r.verdict is Verdict.FAIL and not r.dry_run]
@@ -86,6 +86,9 @@ def look(rollout: Rollout, plan: Plan, seen: Seen, now: float, notes: list[Note]
         return leave(rollout, Verdict.FAIL, "; ".join(r.reason for r in broken), notes)
     if rollout.phase is Phase.VERIFIED:
         return rollout
+    if seen.workloads is None:  # evidence counts, and a further step needs somebody to run it
+        held = rollout.started + now - before  # the deadline doesn't run meanwhile
+        return replace(rollout, started=held, reason="held, it can't be seen what runs")
     return _advance(rollout, plan, results, now, notes)
 
 
@@ -107,6 +110,8 @@ def _unserved(rollout: Rollout, plan: Plan, seen: Seen, now: float, notes: list[
     A candidate that stays dead is not a lack of data: after `progressDeadline` it is left, and one
     that was verified when it has been dead for that long.
     """
+    if seen.workloads is None:  # nobody knows whether it is dead
+        return replace(rollout, entered=None)
     dead = rollout.release not in seen.alive
     why = "none of its replicas answers" if dead else "its weight is not confirmed"
     rollout = replace(rollout, entered=None, reason=why if dead else rollout.reason)

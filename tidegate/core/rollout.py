@@ -56,8 +56,8 @@ class Decision:
 def decide(state: ModelState, want: Want, seen: Seen, now: float) -> Decision:
     """Take one look. Pure: the same arguments give the same decision."""
     notes: list[Note] = []
-    if seen.workloads is None:  # nothing is known of the plane: change nothing
-        return Decision(state, ())
+    if seen.workloads is None:
+        return _unseen(state, want, seen, now)
     if state == ModelState():
         state = _adopt(want, seen, notes)
     state = _follow_git(state, want, now, notes)
@@ -73,6 +73,26 @@ def decide(state: ModelState, want: Want, seen: Seen, now: float) -> Decision:
         state = _settle(replace(state, rollout=rollout), plan, now, notes)
     state, idle = _retire(state, seen, now)
     return Decision(state, (*_actions(state, want, seen), *idle), tuple(notes))
+
+
+def _unseen(state: ModelState, want: Want, seen: Seen, now: float) -> Decision:
+    """Judge by routes and counters alone while it can't be seen what runs: a breach waits for nobody.
+
+    Nothing is started, stopped, advanced or taken up from Git; only leaving a release goes on.
+    """
+    notes: list[Note] = []
+    rollout, served = state.rollout, (Phase.PROGRESSING, Phase.VERIFIED, Phase.ROLLING_BACK)
+    if rollout is None or rollout.phase not in served:
+        return Decision(state, ())
+    plan = _plan(want, rollout)
+    if rollout.phase is Phase.ROLLING_BACK:
+        rollout = finish_rollback(state, rollout, plan, want, seen, now, notes)
+    else:
+        rollout = look(rollout, plan, seen, now, notes)
+    state = replace(state, rollout=rollout)
+    if rollout.phase is Phase.ROLLED_BACK:
+        state = _settle(state, plan, now, notes)
+    return Decision(state, _write_backs(state, want), tuple(notes))
 
 
 # ---------------------------------------------------------------- what Git says
@@ -212,12 +232,11 @@ def _actions(state: ModelState, want: Want, seen: Seen) -> tuple[Action, ...]:
             actions.append(Start(release))
         elif running.get(release) and release not in seen.warmed:
             actions.append(Warm(release))
+    return (*actions, *_write_backs(state, want))
+
+
+def _write_backs(state: ModelState, want: Want) -> tuple[WriteBack, ...]:
+    """Tell Git of what was left, once the router has let go of it."""
     rollout = state.rollout
-    if (
-        rollout
-        and rollout.phase is Phase.ROLLING_BACK
-        and rollout.entered is not None
-        and wants(want, rollout)
-    ):
-        actions.append(WriteBack(rollout))
-    return tuple(actions)
+    leaving = rollout is not None and rollout.phase is Phase.ROLLING_BACK and rollout.entered is not None
+    return (WriteBack(rollout),) if rollout and leaving and wants(want, rollout) else ()
