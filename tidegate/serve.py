@@ -15,8 +15,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-# Envoy keeps idle connections for an hour: the side that is asked must not be the one that closes them,
-# or a request that is just under way is lost.
+# Far longer than Envoy keeps an idle connection (4 s, `core/xds.py`): the side that is asked must not be the
+# one that closes it, or a request that is just under way is lost.
 KEEP_ALIVE_SECONDS = 2 * 3600
 DRAIN_SECONDS = 10
 
@@ -31,7 +31,6 @@ def main() -> int:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     # While loading, SIGTERM ends at once; while serving, uvicorn drains and then raises it again.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
-    _fresh_metrics_folder(arguments.port)
 
     import uvicorn
 
@@ -47,6 +46,7 @@ def main() -> int:
         backlog=2048,
     )
     socket = config.bind_socket()  # before the slow part: a taken port is told at once; listens when ready
+    _fresh_metrics_folder(arguments.port)  # only now is it surely no living process's
     config.app = _load(arguments.bento)
     server = uvicorn.Server(config)
     server.run(sockets=[socket])

@@ -78,6 +78,14 @@ def artifact(service_file: Path, model: str) -> Path:
     return folder
 
 
+def _own_version(root: Path) -> str:
+    """Return the version that the Bento was built of, or "" in a checkout: `bentoml serve` tells none."""
+    try:
+        return str(json.loads((root / MANIFEST).read_text())["version"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
 class OnnxModel:
     """An ONNX model on one thread: a process is one worker, and more throughput is more processes."""
 
@@ -124,7 +132,8 @@ class Predictions:
         self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(service.inner.request)
         self._encode = msgspec.json.Encoder().encode
         self._identity = {
-            "model_version": os.environ.get("TIDEGATE_MODEL_VERSION", ""),
+            "model_version": os.environ.get("TIDEGATE_MODEL_VERSION")
+            or _own_version(Path(__file__).resolve().parents[1]),
             "release": os.environ.get("TIDEGATE_RELEASE", ""),
         }
         self._count: Callable[[int, float], None] = lambda status, seconds: None

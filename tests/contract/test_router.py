@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.planes import plane_up, tiny_servers
-from tidegate.errors import Refused
+from tidegate.adapters.envoy import EnvoyMetrics, EnvoyRouter
+from tidegate.errors import Refused, Unreachable
+from tidegate.machine import unix_http
 from tidegate.ports import Route, Router
 from tidegate.testing import FakeRouter
 
@@ -78,6 +80,15 @@ def test_the_same_table_again_writes_nothing(subject: Subject) -> None:
     before = subject.writes()
     subject.router.apply({"one": Route({A: 100}, {B: subject.b, A: subject.a})})
     assert subject.writes() == before
+
+
+def test_an_answer_that_is_not_whole_is_unreachable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Half a dump, as of an Envoy that is just ending, is an error of ours that is tried again."""
+    monkeypatch.setattr(unix_http, "get", lambda *_: b'{"configs": [')
+    with pytest.raises(Unreachable):
+        EnvoyRouter(tmp_path, tmp_path / "admin").read()
+    with pytest.raises(Unreachable):
+        EnvoyMetrics(tmp_path / "admin").read()
 
 
 @pytest.mark.parametrize(

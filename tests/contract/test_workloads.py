@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 import pytest
@@ -13,7 +15,7 @@ import pytest
 from tests.planes import Plane, eventually, plane_up, tiny_command, tiny_record, tiny_servers
 from tidegate import planes
 from tidegate.adapters.supervisor import SupervisorWorkloads
-from tidegate.errors import ReleaseNotFound, Unreachable
+from tidegate.errors import PlatformError, ReleaseNotFound, Unreachable
 from tidegate.machine.processes import is_free
 from tidegate.machine.supervisord import Supervisord
 from tidegate.ports import ReplicaState, Workloads
@@ -225,6 +227,34 @@ def test_what_was_stopped_by_hand_or_half_started_runs_again(plane: Plane, real:
     eventually(lambda: supervisord.processes()[second]["statename"] == "STOPPED")
     supervisord.remove(second)
     eventually(lambda: _ready(real))
+
+
+def test_a_replica_that_fails_its_warm_up_is_not_warm(plane: Plane, real: SupervisorWorkloads) -> None:
+    """An answer that is no 200 is an error that says which it was."""
+    at = plane.layout
+    replaced = tiny_command(ONE, 1)[0][1]
+    script = f"import runpy, sys; sys.argv = ['x', *sys.argv[1:]]; m = runpy.run_path({replaced!r}); "
+    script += "m['Handler'].do_POST = lambda self: self.send_error(500); "
+    script += "m['Server'](('127.0.0.1', int(sys.argv[1])), m['Handler']).serve_forever()"
+    failing = SupervisorWorkloads(
+        at.folder,
+        at.supervisor,
+        plane.home.root,
+        command=lambda record, port: ([sys.executable, "-c", script, str(port), record.id], {}),
+        rows=lambda tag: [{"warm": 1}],
+    )
+    failing.start(ONE, 1)
+    eventually(lambda: _ready(failing))
+    with pytest.raises(Unreachable, match="answered 500 to its warm-up"):
+        failing.warm("toy", ONE.id)
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    """Where the lock can't be made, the error says where and what to do."""
+    (tmp_path / "plane").write_text("a file where the folder should be")
+    with pytest.raises(PlatformError, match=r"can't write .*workloads\.lock") as error:
+        SupervisorWorkloads(tmp_path / "plane", tmp_path / "none", tmp_path).stop("toy", ONE.id)
+    assert error.value.action
 
 
 def test_odd_characters_reach_the_replica_unchanged(real: SupervisorWorkloads) -> None:

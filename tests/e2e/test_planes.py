@@ -29,7 +29,7 @@ from tidegate import planes
 from tidegate.config import Home
 from tidegate.errors import PlatformError, Unreachable
 from tidegate.files import write_atomic
-from tidegate.machine import processes
+from tidegate.machine import processes, unix_http
 from tidegate.machine.layout import INSTANCE
 from tidegate.ports import Route
 
@@ -150,6 +150,22 @@ def test_answers_say_who_and_which(plane: Plane, servers: Servers) -> None:
     made = plane.ask("/toy/predict")
     assert made.headers["x-request-id"] in made.text  # type: ignore[attr-defined]
     assert len(made.headers["x-request-id"]) == 36
+
+
+@pytest.mark.parametrize("claimed", ["", "10.0.0.1", "127.0.0.1", "255.255.255.255"])
+def test_a_caller_cannot_make_a_release_fail(plane: Plane, servers: Servers, claimed: str) -> None:
+    """Time-outs and retries asked for by Envoy's headers are dropped, whoever the caller says that he is."""
+    plane.router().apply({"toy": Route({A: 100}, {A: servers.start(A)})})
+    origin = {"x-forwarded-for": claimed, "x-envoy-internal": "true"} if claimed else {}
+    for header in ("x-envoy-upstream-rq-timeout-ms", "x-envoy-upstream-rq-per-try-timeout-ms"):
+        answer = plane.ask("/toy/slow0.1", {**origin, header: "1", "x-request-id": "mine"})
+        assert (answer.status, answer.headers["x-request-id"]) == (200, "mine")
+    retries = {"x-envoy-retry-on": "5xx", "x-envoy-max-retries": "9"}
+    assert plane.ask("/toy/fail500", {**origin, **retries}).status == 500
+    counted = plane.metrics().read()["toy", A]
+    assert (counted.requests, counted.errors) == (3, 1)
+    stats = unix_http.get(plane.layout.admin, "/stats?filter=upstream_rq_retry$").decode().splitlines()
+    assert [line for line in stats if line.startswith("cluster.toy") and not line.endswith(": 0")] == []
 
 
 @pytest.mark.parametrize(("path", "status", "says"), [("/toy/x", 503, "toy"), ("/what/x", 404, "<model>")])

@@ -340,10 +340,14 @@ def test_serving_leaves_the_bento_as_it_was(served: Served, built: Built) -> Non
 
 def test_a_taken_port_is_told_at_once(served: Served, built: Built) -> None:
     """A second process on the same port ends by itself, before it loads anything, and says why."""
+    kept = built.home / "metrics" / str(served.port)
+    before = sorted(kept.iterdir())
     second = _start(built, served.port)
     output, _ = second.communicate(timeout=30)
     assert second.returncode not in (0, None)
     assert b"address already in use" in output.lower()
+    assert before
+    assert sorted(kept.iterdir()) == before  # the living process's counters
 
 
 def test_requests_in_flight_are_answered_at_the_end(built: Built) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import pytest
 
-from tidegate.serving import Predictions
+from tidegate.serving import Predictions, _own_version
 
 
 class Row(msgspec.Struct):
@@ -47,6 +48,13 @@ def test_a_sound_model_is_let_through() -> None:
     status, content = _ask(lambda row: {"twice": row.x * 2})
     assert (status, content["twice"]) == (200, 2.0)
     assert {"model_version", "release", "request_id"} <= set(content)
+
+
+def test_a_bentos_own_version_is_told_without_an_agent(tmp_path: Path) -> None:
+    """`bentoml serve` sets no variable of ours: the Bento's manifest says which version it is."""
+    assert _own_version(tmp_path) == ""
+    (tmp_path / "artifact.json").write_text('{"model": "tiny", "version": 7, "digest": "sha256:a"}')
+    assert _own_version(tmp_path) == "7"
 
 
 @pytest.mark.parametrize(

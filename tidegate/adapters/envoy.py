@@ -140,8 +140,20 @@ class EnvoyRouter:
 
     def _dump(self, resource: str) -> list[Any]:
         body = unix_http.get(self._admin, f"/config_dump?resource={resource}")
-        found: list[Any] = json.loads(body).get("configs", [])
+        found: list[Any] = _parsed(body).get("configs", [])
         return found
+
+
+def _parsed(body: bytes) -> dict[str, Any]:
+    """Return Envoy's answer; raises Unreachable for one that is not whole, as when it is just ending."""
+    try:
+        found = json.loads(body)
+    except ValueError as error:
+        raise Unreachable(
+            f"Envoy's admin interface answered no JSON ({error})",
+            "If it does not come right by itself, look at envoy.log.",
+        ) from error
+    return found if isinstance(found, dict) else {}
 
 
 def _typeless(clusters: Mapping[str, xds.Json]) -> dict[str, xds.Json]:
@@ -196,7 +208,7 @@ class EnvoyMetrics:
         """
         counts: dict[tuple[str, str], dict[str, int]] = {}
         latency: dict[tuple[str, str], tuple[tuple[float, int], ...]] = {}
-        for item in json.loads(unix_http.get(self._admin, self._target)).get("stats", []):
+        for item in _parsed(unix_http.get(self._admin, self._target)).get("stats", []):
             if "histograms" in item:
                 latency |= {_owner(h["name"])[0]: _cumulative(h["buckets"]) for h in item["histograms"]}
             elif "value" in item:

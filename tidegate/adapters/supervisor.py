@@ -14,7 +14,7 @@ from typing import Any
 
 from tidegate import bentos
 from tidegate.core.release import ReleaseRecord
-from tidegate.errors import Unreachable
+from tidegate.errors import PlatformError, Unreachable
 from tidegate.machine import processes
 from tidegate.machine.placements import STOP_GRACE, Command, Placed, Placements
 from tidegate.machine.supervisord import ALIVE, Supervisord
@@ -101,7 +101,7 @@ class SupervisorWorkloads:
         return result
 
     def warm(self, model: str, release: str) -> None:
-        """Send each warm-up row to each replica; raises Unreachable when one does not answer."""
+        """Send each warm-up row to each replica; raises Unreachable unless each is answered by 200."""
         found = self._placements.read().get((model, release))
         if found is None:
             raise Unreachable(f"{model} {release} was not started", "Start it first.")
@@ -111,7 +111,13 @@ class SupervisorWorkloads:
             try:
                 for row in rows:
                     connection.request("POST", "/predict", row, {"content-type": "application/json"})
-                    connection.getresponse().read()
+                    answer = connection.getresponse()
+                    answer.read()
+                    if answer.status != 200:
+                        raise Unreachable(
+                            f"{name} answered {answer.status} to its warm-up",
+                            f"Look at {self._placements.log(name)}.",
+                        )
             except (OSError, http.client.HTTPException) as error:
                 raise Unreachable(
                     f"{name} did not answer its warm-up ({error})", f"Look at {self._placements.log(name)}."
@@ -219,8 +225,15 @@ class SupervisorWorkloads:
 
         A look (`list`) never waits: a release that is being stopped holds the lock for seconds.
         """
-        self._folder.mkdir(parents=True, exist_ok=True)
-        with (self._folder / "workloads.lock").open("w") as file:
+        path = self._folder / "workloads.lock"
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            opened = path.open("w")
+        except OSError as error:
+            raise PlatformError(
+                f"can't write {path}: {error.strerror}", "Make room or give access to it."
+            ) from error
+        with opened as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

@@ -127,7 +127,8 @@ def _cluster(name: str, endpoints: Sequence[str]) -> Json:
         "typed_extension_protocol_options": {
             "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
                 "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
-                # Shorter than uvicorn's 5 s, so that a request seldom meets a connection being closed.
+                # Shorter than a replica's keep-alive (`serve.KEEP_ALIVE_SECONDS`, and uvicorn's own 5 s), so
+                # that it is Envoy who closes a connection and no request meets one being closed.
                 "common_http_protocol_options": {"idle_timeout": "4s"},
                 "explicit_http_config": {"http_protocol_options": {}},
             }
@@ -151,7 +152,8 @@ def endpoints_of(cluster: Json) -> tuple[str, ...]:
 
 
 # ---------------------------------------------------------------- routes
-# A prediction has no side effect, so a request whose replica died under it may be sent to another.
+# A prediction has no side effect, so a request whose replica died under it may be sent to another
+# (`reset-before-request` would lose those in flight: measured, see docs/operate.md).
 # `max_retries` of the cluster bounds the storm; the chosen release never changes in a retry.
 _POLICY: Json = {
     "retry_on": "connect-failure,refused-stream,reset",
@@ -274,6 +276,13 @@ def _listener(port: int, routes_file: str) -> Json:
         "stat_prefix": "router",
         "server_name": "tidegate",
         "rds": {"route_config_name": ROUTES, "config_source": _file(routes_file)},
+        # Callers never decide how Envoy treats them: time-outs and retries asked for by x-envoy-* headers
+        # are dropped unless the caller is "internal", which is told by the connection's own address (not by
+        # x-forwarded-for) and is nobody. An empty list would mean the private networks (seen with 1.40).
+        "use_remote_address": True,
+        "internal_address_config": {
+            "cidr_ranges": [{"address_prefix": "255.255.255.255", "prefix_len": 32}],
+        },
         # A caller's request id is kept, a missing one made, and either is told in the answer.
         "preserve_external_request_id": True,
         "always_set_request_id_in_response": True,
