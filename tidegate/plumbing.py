@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-from tidegate.errors import Conflict, PlatformError, TidegateError, Unreachable
+from tidegate.errors import Conflict, PlatformError, Refused, TidegateError, Unreachable
 
 ZERO = "0" * 40
-_CONFLICT = (
-    "non-fast-forward",
-    "stale info",
-    "[rejected]",
-    "fetch first",
-    "cannot lock ref",
-    "[remote rejected]",
-)
+TIMEOUT = 120.0  # seconds: a remote that says nothing for so long is not there
+_CONFLICT = ("non-fast-forward", "stale info", "[rejected]", "fetch first", "cannot lock ref")
+# A rule of the remote, e.g. GitHub's for protected branches; asking again changes nothing.
+_DECLINED = re.compile(r"\[remote rejected\].*\((.*(?:declined|protected|prohibited|denied).*)\)")
 _UNREACHABLE = (
     "Could not read from remote",
     "unable to access",
@@ -53,15 +50,28 @@ def git(
     text: str | None = None,
     env: Mapping[str, str] | None = None,
     keep_newline: bool = False,
+    timeout: float = TIMEOUT,
 ) -> str:
     """Run git in a folder and return what it printed, without the last newline unless it is kept.
 
-    Raises Conflict when a ref moved, Unreachable when the remote did not answer, PlatformError else.
+    Raises Conflict when a ref moved, Refused when the remote's rules say no, Unreachable when the remote did
+    not answer within `timeout` seconds or at all, PlatformError else.
     """
     try:
         done = subprocess.run(
-            ["git", *arguments], cwd=folder, input=text, env=environment(env), capture_output=True, text=True
+            ["git", *arguments],
+            cwd=folder,
+            input=text,
+            env=environment(env),
+            capture_output=True,
+            text=True,
+            timeout=timeout,
         )
+    except subprocess.TimeoutExpired as error:
+        raise Unreachable(
+            f"git {arguments[0]}: no end after {timeout:g} s",
+            "Check the remote's address and the network, then repeat.",
+        ) from error
     except FileNotFoundError as error:
         missing = "git" if folder.is_dir() else str(folder)
         raise PlatformError(f"{missing} is not there", "Run `tidegate doctor`.") from error
@@ -72,7 +82,13 @@ def git(
 
 def _translate(arguments: tuple[str, ...], said: str) -> TidegateError:
     first = f"git {arguments[0]}: {said.splitlines()[-1] if said else 'failed'}"
-    if any(mark in said for mark in _CONFLICT):
+    declined = _DECLINED.search(said)
+    if declined:
+        return Refused(
+            f"git {arguments[0]}: the remote does not take it: {declined[1]}",
+            "Open a pull request, or give the account the right to push (README, On GitHub).",
+        )
+    if any(mark in said for mark in (*_CONFLICT, "[remote rejected]")):
         return Conflict(first, "Fetch, look again, and repeat.")
     if any(mark in said for mark in _UNREACHABLE):
         return Unreachable(first, "Check the remote's address and the network, then repeat.")
@@ -89,6 +105,11 @@ def resolve(folder: Path, name: str) -> str | None:
         text=True,
     )
     return done.stdout.strip() if done.returncode == 0 else None
+
+
+def is_ancestor(folder: Path, older: str, newer: str) -> bool:
+    """Tell whether `newer` is `older` or a commit made on top of it."""
+    return not git(folder, "rev-list", "--max-count=1", older, f"^{newer}")
 
 
 def tree(folder: Path, base: str, files: Mapping[str, str]) -> str:

@@ -78,6 +78,11 @@ class Origin:
         text = self.read(ref, "status.json")
         return json.loads(text) if text else None
 
+    def follows(self, commit: str, since: str) -> bool:
+        """Tell whether a commit is `since` or came after it; of one that is not here, no."""
+        newer, older = (plumbing.resolve(self.checkout, name) if name else None for name in (commit, since))
+        return bool(newer and older) and plumbing.is_ancestor(self.checkout, str(older), str(newer))
+
     def head(self, branch: str) -> str | None:
         """Return a branch's commit on the remote, fetched, or None."""
         listed = plumbing.git(self.checkout, "ls-remote", self.remote, f"refs/heads/{branch}")
@@ -218,9 +223,11 @@ def wait(
     clock: Clock,
     timeout: float,
     say: Callable[[str], None],
+    since: str = "HEAD",
 ) -> tuple[Outcome, str, Mapping[str, Any]]:
     """Wait until the plane's agent has finished a rollout; returns how, why, and its last document.
 
+    `since` is the commit that asked for it: what an agent said before it knew that commit counts for nothing.
     An origin that does not answer is asked again until `timeout` seconds are over. Raises Unreachable then.
     """
     end = clock.now() + timeout
@@ -231,7 +238,9 @@ def wait(
             main = origin.look()
             wanted = origin.releases(main).get(target.environment, {}).get(target.model)
             document = origin.status(plane)
-            result, reason = core.outcome(target, wanted, origin.rejected(main, target), document)
+            current = document is not None and origin.follows(str(document.get("commit", "")), since)
+            rejected = origin.rejected(main, target)
+            result, reason = core.outcome(target, wanted, rejected, document, current=current)
         except (Unreachable, Conflict) as error:
             result, reason = Outcome.WAIT, str(error)
         if reason != last:

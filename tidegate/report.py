@@ -114,6 +114,25 @@ def combine(reports: Sequence[Report], expected: Sequence[str] = ()) -> str:
     return "\n".join(lines) + "\n"
 
 
+def rollout_section(environment: str, outcome: str, findings: Sequence[Mapping[str, Any]]) -> str:
+    """Return a finished rollout as Markdown: how it ended, and each check with both numbers.
+
+    `findings` are as a plane publishes them; what is not one is left out, and their absence is said.
+    """
+    head = f"Rollout in {environment}: {outcome}"
+    rows = [f for f in findings if isinstance(f, Mapping) and str(f.get("verdict")) in set(Verdict)]
+    if not rows:
+        return f"{head}\n\nThe agent published no numbers of it."
+    lines = ["| check | observed | limit | verdict | reason |", "| --- | ---: | ---: | --- | --- |"]
+    for row in rows:
+        name = f"{row.get('name', '')}{' (dry run)' if row.get('dry_run') else ''}"
+        verdict = Verdict(str(row["verdict"]))
+        shown = [str(row.get(key) or _value(row.get(key.removesuffix("_text")))) for key in _SHOWN]
+        cells = [name, *shown, f"{_MARKS[verdict]} {verdict}", str(row.get("reason", ""))]
+        lines.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
+    return "\n".join([head, "", *lines])
+
+
 def with_missing(reports: Sequence[Report], expected: Sequence[str]) -> list[Report]:
     """Return the reports, and an ERROR report for each expected gate that is not among them."""
     model = next((report.model for report in reports), "")
@@ -130,6 +149,9 @@ def write(report: Report, folder: Path) -> Path:
     path = folder / f"{report.gate}.json"
     write_atomic(path, to_json(report))
     return path
+
+
+_SHOWN = ("observed_text", "limit_text")
 
 
 class _FindingForm(msgspec.Struct, forbid_unknown_fields=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ import pytest
 from tidegate import plumbing, ports
 from tidegate.adapters.github import MAX_BODY, GitHubForge
 from tidegate.adapters.local_forge import LocalForge, init
-from tidegate.errors import ConfigError, Conflict, Refused, Unreachable
+from tidegate.errors import ConfigError, Conflict, PlatformError, Refused, Unreachable
 from tidegate.testing import FakeForge
 
 AUTHOR = "tidegate <tidegate@localhost>"
@@ -423,6 +424,42 @@ def test_superseded_says_by_which(local: LocalStand) -> None:
     assert plumbing.resolve(local.bare, "refs/pull/1/head") == head
     with pytest.raises(Refused, match="superseded by 2"):
         local.forge.merge(1, ADA, "gates pass")
+
+
+def test_a_merge_that_git_can_not_try_is_no_conflict(local: LocalStand) -> None:
+    """A failure of the machine is told as such: "does not merge" would send people to the wrong place."""
+    number = local.forge.open(BRANCH, "t", "b", AUTHOR).number if local.push(BRANCH) else 0
+    head = plumbing.git(local.bare, "rev-parse", f"refs/heads/{BRANCH}^{{tree}}")
+    (local.bare / "objects" / head[:2] / head[2:]).unlink()
+    with pytest.raises(PlatformError) as told:
+        local.forge.merge(number, ADA, "fine")
+    assert "does not merge" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("says", "error"), [("protected branch hook declined", Refused), ("failed to update ref", Conflict)]
+)
+def test_a_rule_of_the_remote_is_no_conflict(local: LocalStand, says: str, error: type[Exception]) -> None:
+    """What a branch rule declines is refused for good; a ref that moved meanwhile may be tried again."""
+    with pytest.raises(error):
+        raise plumbing._translate(("push",), f"! [remote rejected] main -> main ({says})")
+
+
+def test_a_hook_that_declines_is_refused(local: LocalStand) -> None:
+    """The words of real git: a push that the remote's hook declines is Refused."""
+    hook = local.bare / "hooks" / "pre-receive"
+    hook.write_text("#!/bin/sh\nexit 1\n")
+    hook.chmod(0o755)
+    with pytest.raises(Refused, match="hook declined"):
+        local.push(BRANCH)
+
+
+def test_git_does_not_wait_for_ever(tmp_path: Path) -> None:
+    """A remote that takes the connection and says nothing is Unreachable after the time-out."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"git://127.0.0.1:{silent.getsockname()[1]}/x"
+        with pytest.raises(Unreachable, match="no end after"):
+            plumbing.git(tmp_path, "ls-remote", address, timeout=0.5)
 
 
 def test_rejected_release_is_refused(local: LocalStand) -> None:

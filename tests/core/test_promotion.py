@@ -89,13 +89,13 @@ def test_pushed_names_only_what_changed() -> None:
 )
 def test_outcome_by_phase(environment: str, phase: str, expected: Outcome) -> None:
     """A rollout is reached or failed only by phases that say so; any other one is waited for."""
-    found, _ = outcome(target(environment), R1, None, status(environment, R1, phase))
+    found, _ = outcome(target(environment), R1, None, status(environment, R1, phase), current=True)
     assert found is expected
 
 
 def test_another_release_s_health_is_not_ours() -> None:
     """A healthy release of before does not count as the one that is waited for."""
-    assert outcome(target(), R1, None, status("canary", R2, "Healthy"))[0] is Outcome.WAIT
+    assert outcome(target(), R1, None, status("canary", R2, "Healthy"), current=True)[0] is Outcome.WAIT
 
 
 @pytest.mark.parametrize(
@@ -103,12 +103,20 @@ def test_another_release_s_health_is_not_ours() -> None:
 )
 def test_absence_is_never_reached(document: dict[str, Any] | None) -> None:
     """No document, or one that says nothing, is waited for."""
-    assert outcome(target(), R1, None, document)[0] is Outcome.WAIT
+    assert outcome(target(), R1, None, document, current=True)[0] is Outcome.WAIT
+
+
+@pytest.mark.parametrize("phase", ["Verified", "Healthy", "RolledBack"])
+def test_what_was_said_before_the_promotion_decides_nothing(phase: str) -> None:
+    """A document of before the promotion's commit tells of an earlier rollout of the same release: WAIT."""
+    found, reason = outcome(target(), R1, None, status("canary", R1, phase), current=False)
+    assert found is Outcome.WAIT
+    assert "has not taken it up" in reason
 
 
 def test_rejection_wins_over_health() -> None:
     """A rejection on main is a failure, whatever the plane said last."""
-    found, reason = outcome(target(), R1, "errors 30% > 2%", status("canary", R1, "Verified"))
+    found, reason = outcome(target(), R1, "errors 30% > 2%", status("canary", R1, "Verified"), current=True)
     assert found is Outcome.FAILED
     assert "errors 30% > 2%" in reason
 
@@ -116,20 +124,23 @@ def test_rejection_wins_over_health() -> None:
 def test_rolled_back_wins_over_superseded() -> None:
     """After the agent's revert main wants the old release: still a failure of this one, with its reason."""
     document = status("canary", R1, "RolledBack", reason="latency 300 ms > 200 ms")
-    found, reason = outcome(target(), R2, None, document)
+    found, reason = outcome(target(), R2, None, document, current=True)
     assert found is Outcome.FAILED
     assert "300 ms > 200 ms" in reason
 
 
 def test_superseded_when_main_moved_on() -> None:
     """A release that main does not want any more is neither reached nor failed."""
-    assert outcome(target(), R2, None, status("canary", R2, "Progressing"))[0] is Outcome.SUPERSEDED
+    assert (
+        outcome(target(), R2, None, status("canary", R2, "Progressing"), current=True)[0]
+        is Outcome.SUPERSEDED
+    )
 
 
 def test_a_problem_of_the_agent_is_the_reason() -> None:
     """While the agent can't take a release up, its problem is what the waiting one reads."""
     document = {"models": {}, "problems": ["envs/canary/release.yaml:2: not a release id"]}
-    assert outcome(target(), R1, None, document) == (Outcome.WAIT, document["problems"][0])
+    assert outcome(target(), R1, None, document, current=True) == (Outcome.WAIT, document["problems"][0])
 
 
 def test_message_has_one_trailer_block() -> None:

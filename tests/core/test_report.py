@@ -156,3 +156,16 @@ def test_a_report_that_can_not_be_written_leaves_the_old_one(tmp_path: Path) -> 
     with pytest.raises(OSError):
         report.write(bad("data"), tmp_path)
     assert path.read_bytes() == before
+
+
+def test_a_rollouts_numbers_are_a_table() -> None:
+    """Each check is a row with both numbers and its verdict, dry runs named; without any, that is said."""
+    check = {"name": "errors", "verdict": "PASS", "observed": 0.001, "limit": 0.02, "reason": "0.1% | 2%"}
+    texts = {"observed_text": "0.1%", "limit_text": "2%"}
+    trial = {**check, "name": "latency", "verdict": "FAIL", "dry_run": True}
+    text = report.rollout_section("canary", "Verified", [{**check, **texts}, trial, {"verdict": "?"}])
+    assert text.startswith("Rollout in canary: Verified\n\n| check |")
+    assert "| errors | 0.1% | 2% | ✅ PASS | 0.1% \\| 2% |" in text
+    assert "| latency (dry run) | 0.001 | 0.02 | ❌ FAIL |" in text
+    assert len(text.splitlines()) == 6
+    assert "published no numbers" in report.rollout_section("staging", "Healthy", [])

@@ -9,7 +9,7 @@ import pytest
 from tests.builders import A, B, C
 from tidegate.core.plan import Plan
 from tidegate.core.state import ModelState, Phase, Rollout, Target, Want
-from tidegate.core.status import environment_status, lasting, plane_status
+from tidegate.core.status import environment_status, lasting, news, plane_status
 
 
 def on_its_way(
@@ -86,3 +86,19 @@ def test_only_lasting_parts_are_published() -> None:
     assert shown() != shown(weight=50)
     assert shown() != shown(phase=Phase.VERIFIED)
     assert shown(phase=Phase.ROLLED_BACK) != shown(phase=Phase.ROLLED_BACK, reason="another")
+
+
+@pytest.mark.parametrize("phase", [Phase.VERIFIED, Phase.ROLLED_BACK])
+def test_a_decided_rollout_is_published_with_its_numbers_once(phase: Phase) -> None:
+    """The findings that decided go with it; that later looks find other numbers is no news."""
+    from msgspec.structs import replace
+
+    def shown(**changes: Any) -> dict[str, Any]:
+        base = on_its_way(phase)
+        assert base.rollout
+        return lasting(document(replace(base, rollout=replace(base.rollout, **changes))))
+
+    found = shown(findings=({"name": "errors", "reason": "0.1% <= 2%"},))
+    assert found["models"]["toy"]["canary"]["findings"] == [{"name": "errors", "reason": "0.1% <= 2%"}]
+    assert news(found) == news(shown(findings=({"name": "errors", "reason": "0.2% <= 2%"},)))
+    assert news(found) != news(shown(weight=50))

@@ -296,10 +296,12 @@ def _processes_of(forge: Forge) -> list[psutil.Process]:
 def agent_says(
     forge: Forge, environment: str, release: str, phase: str, url: str = "http://127.0.0.1:9/"
 ) -> None:
-    """Publish what the agent of a plane would."""
+    """Publish what the agent of a plane would that has taken up main's newest commit."""
     plane = "staging" if environment == "staging" else "production"
-    entry = {"release": release, "phase": phase, "reason": "", "weight": 100}
+    check = {"name": "errors", "verdict": "PASS", "observed": 0.01, "limit": 0.02, "reason": "it holds"}
+    entry = {"release": release, "phase": phase, "reason": "", "weight": 100, "findings": [check]}
     document = {"plane": plane, "url": url, "models": {"tiny": {environment: entry}}, "problems": []}
+    document["commit"] = plumbing.resolve(forge.bare, "refs/heads/main")
     GitRepository(str(forge.bare), "main", forge.root / f"{plane}.git").publish(f"status/{plane}", document)
 
 
@@ -337,9 +339,10 @@ def test_from_package_to_production(house: Forge) -> None:
     for number, (environment, phase) in enumerate(
         [("staging", "Healthy"), ("canary", "Verified"), ("production", "Healthy")], 1
     ):
-        agent_says(house, environment, release, phase)
         before = release_on_main(house, environment)
-        said = house.tidegate("pr", "merge", str(number), "--as", ADA, "--reason", "looks good")
+        house.tidegate("pr", "merge", str(number), "--as", ADA, "--reason", "looks good", "--detach")
+        agent_says(house, environment, release, phase)
+        said = house.tidegate("forge", "log", str(number + 1), "--follow")
         assert f"promote (run {number + 1}) passed" in said
         assert release_on_main(house, environment) != before
         assert release_on_main(house, environment).startswith("# what runs\nmodels:\n")
@@ -348,6 +351,7 @@ def test_from_package_to_production(house: Forge) -> None:
         *(("staging", "merged"), ("canary", "merged"), ("production", "merged")),
     ]
     assert "contract" in pulls[1]["body"], "the staging gates' report goes with the canary's promotion"
+    assert "| errors | 0.01 | 0.02 |" in pulls[0]["body"], "the canary's numbers go with production's"
     assert plumbing.read(house.bare, "main", f"envs/releases/tiny/{release}.yaml")
     canary = plumbing.git(house.bare, "diff", "--numstat", f"refs/pull/{2}/head^", f"refs/pull/{2}/head")
     assert canary.split("\t")[2] == "envs/canary/release.yaml"
@@ -384,8 +388,9 @@ def replace_record(**fields: str) -> ReleaseRecord:
 def test_no_way_on(house: Forge, phase: str, url: str) -> None:
     """A rollout that failed, a gate that fails, and an endpoint that is not known open no next promotion."""
     house.tidegate("promote", "tiny", "--to", "staging")
+    house.tidegate("pr", "merge", "1", "--as", ADA, "--reason", "looks good", "--detach")
     agent_says(house, "staging", RECORD.id, phase, url)
-    said = house.tidegate("pr", "merge", "1", "--as", ADA, "--reason", "looks good", code=1)
+    said = house.tidegate("forge", "log", "2", "--follow", code=1)
     assert "promote (run 2) failed" in said
     assert len(json.loads(house.tidegate("pr", "list", "--all", "--json"))) == 1
 
@@ -441,6 +446,17 @@ def test_main_that_is_not_readable(house: Forge) -> None:
     house.push({"envs/staging/release.yaml": "models:\n  tiny: <<<<<<<\n"}, TIDEGATE_FOLLOW="0")
     stop(house.store, (), stop_tree)
     assert "envs/staging/release.yaml:2" in house.tidegate("promote", "--continue", code=1)
+
+
+def test_an_old_document_is_not_an_answer(house: Forge) -> None:
+    """What an agent published before a promotion was merged does not end the wait for it."""
+    house.tidegate("promote", "tiny", "--to", "staging")
+    agent_says(house, "staging", RECORD.id, "Healthy")
+    house.tidegate("pr", "merge", "1", "--as", ADA, "--reason", "looks good", "--detach")
+    stop(house.store, (), stop_tree)
+    house.git("pull", "--quiet", "origin", "main")
+    said = house.tidegate("promote", "--continue", "--timeout", "1", code=1)
+    assert "not through staging after 1 s (the agent has not taken it up yet)" in said
 
 
 def test_waiting_ends_with_the_agents_reason(house: Forge) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from tidegate import plumbing
 from tidegate.config import parse_release_file
-from tidegate.errors import ConfigError, Conflict, Refused
+from tidegate.errors import ConfigError, Conflict, PlatformError, Refused
 from tidegate.files import write_atomic
 from tidegate.ports import Pull
 
@@ -132,7 +132,9 @@ class LocalForge:
             (folder / "objects" / "info" / "alternates").write_text(f"{self.path / 'objects'}\n")
             try:
                 merged = plumbing.git(folder, "merge-tree", "--write-tree", main, pull.head).split("\n")[0]
-            except Exception as error:
+            except PlatformError as error:
+                if "CONFLICT" not in str(error):  # git is too old, an object is missing, the disk is full
+                    raise
                 raise Conflict(
                     f"pull request {pull.number} does not merge with {self.base}",
                     "Promote again: the branch is made anew from main.",

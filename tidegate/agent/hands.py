@@ -11,6 +11,7 @@ from tidegate.agent.gitview import MAX_BACKOFF, write_back
 from tidegate.agent.jobs import BackOff, Done, Jobs
 from tidegate.config import Desired
 from tidegate.core.state import Action, Note, Rollout, Start, Stop, Warm, WriteBack
+from tidegate.core.status import news
 from tidegate.errors import Conflict
 from tidegate.ports import Clock, Repository, Workloads
 
@@ -92,11 +93,12 @@ class Hands:
 
     def publish(self, document: Mapping[str, Any], now: float) -> None:
         """Tell Git what this plane runs, once for each change: workflows wait on it."""
-        if document == self._published or not self._later.ready("publish", now):
+        fresh = news(document)
+        if fresh == self._published or not self._later.ready("publish", now):
             return
         copy, name = {**document, "at": now}, f"status/{self.plane}"
         if self.jobs.submit("publish", lambda: self.repository.publish(name, copy)):
-            self._published = dict(document)
+            self._published = fresh
 
     def take(self, job: Done, now: float) -> Told | None:
         """Take in a finished job: how it failed and when it may be tried again, or what it found out."""

@@ -236,7 +236,8 @@ def _go_on(since: str, timeout: float) -> None:
 def _go_on_with(origin: Any, where: Any, target: Any, timeout: float) -> None:
     from tidegate import promotion, wiring
     from tidegate.adapters.system import SystemClock
-    from tidegate.core.promotion import Outcome
+    from tidegate.core.promotion import Outcome, findings
+    from tidegate.report import rollout_section
 
     plane = wiring.platform(origin.checkout, target.environment).plane
     result, reason, status = promotion.wait(origin, target, plane, SystemClock(), timeout, _say)
@@ -248,7 +249,7 @@ def _go_on_with(origin: Any, where: Any, target: Any, timeout: float) -> None:
     if result is Outcome.SUPERSEDED:
         _say(f"{name} was superseded in {target.environment}: {reason}")
         return
-    reports = [f"Rollout in {target.environment}: {reason}"]
+    reports = [rollout_section(target.environment, reason, findings(target, status))]
     if target.environment == "staging":
         promotion.pull_artifacts(origin.checkout)
         promotion.run_gates(origin.checkout, target, str(status.get("url", "")), _say)

@@ -114,16 +114,22 @@ class Outcome(StrEnum):
 
 
 def outcome(
-    target: Target, wanted: str | None, rejected: str | None, status: Mapping[str, Any] | None
+    target: Target,
+    wanted: str | None,
+    rejected: str | None,
+    status: Mapping[str, Any] | None,
+    *,
+    current: bool,
 ) -> tuple[Outcome, str]:
     """Return how far a rollout is, and the reason in one line.
 
     `wanted` is what main's release.yaml says now, `rejected` the rejection's reason on main, `status`
-    the plane's published document (None: there is none yet). Absence is WAIT, never REACHED.
+    the plane's published document (None: there is none yet), `current` whether its agent knew the
+    promotion's commit: an older one tells of an earlier rollout. Absence is WAIT, never REACHED.
     """
     if rejected is not None:
         return Outcome.FAILED, f"rejected: {rejected}"
-    entry = _entry(target, status)
+    entry = _entry(target, status) if current else {}
     here = entry.get("release") == target.release
     phase, reason = str(entry.get("phase", "")), str(entry.get("reason", ""))
     if here and phase in _FAILED:
@@ -138,6 +144,13 @@ def outcome(
         return Outcome.WAIT, "the agent has not reported yet"
     problems = status.get("problems") or ()
     return Outcome.WAIT, str(problems[0]) if problems else "the agent has not taken it up yet"
+
+
+def findings(target: Target, status: Mapping[str, Any] | None) -> Sequence[Mapping[str, Any]]:
+    """Return the numbers that a plane published of a target's rollout; empty when there are none."""
+    entry = _entry(target, status)
+    found = entry.get("findings") if entry.get("release") == target.release else None
+    return found if isinstance(found, list) else ()
 
 
 def _entry(target: Target, status: Mapping[str, Any] | None) -> Mapping[str, Any]:

@@ -9,6 +9,7 @@ from tidegate.core.state import ACTIVE, ModelState, Phase, Rollout, Want
 
 # Reasons change at every look while a rollout goes on; only these are worth a write.
 _LASTING = frozenset({Phase.ROLLING_BACK, Phase.ROLLED_BACK, Phase.DEGRADED})
+_DECIDED = frozenset({Phase.VERIFIED, Phase.HEALTHY, Phase.ROLLED_BACK})  # here numbers say why
 
 
 def environment_status(
@@ -89,14 +90,30 @@ def plane_status(
 
 
 def lasting(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the part of a status that is worth publishing: no counts, no passing reasons."""
+    """Return the part of a status that is worth publishing: no counts, no passing reasons.
+
+    A rollout that was decided has its findings with it: the next promotion's reviewer reads them.
+    """
     kept = ("release", "phase", "weight", "stable")
     models = {
         model: {
             environment: {key: line[key] for key in kept}
             | {"reason": line["reason"] if line["phase"] in _LASTING or line["phase"] == "Pending" else ""}
+            | ({"findings": line["findings"]} if line["phase"] in _DECIDED and line["findings"] else {})
             for environment, line in lines.items()
         }
         for model, lines in document["models"].items()
     }
     return {**document, "models": models}
+
+
+def news(published: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what must change before a document is published again; findings change at every look."""
+    models = {
+        model: {
+            environment: {key: value for key, value in line.items() if key != "findings"}
+            for environment, line in lines.items()
+        }
+        for model, lines in published["models"].items()
+    }
+    return {**published, "models": models}
