@@ -13,6 +13,7 @@ import os
 import re
 import sys
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from tidegate.files import digest_folder
 SOURCE = "src"
 MODEL = "model"  # the artifact's folder inside SOURCE
 DESCRIPTION = "bento.yaml"
+REQUIREMENTS = "requirements.txt"  # in SOURCE: the pins of all that serving needs
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,32 @@ def verify(home_bentos: Path, record: ReleaseRecord) -> Path:
             f"Delete {path} and build it again by `tidegate package {record.model}` at {record.commit[:7]}.",
         )
     return path
+
+
+def other_packages(path: Path) -> list[str]:
+    """Return `name 1.2, locked 1.1` for each package of this environment that differs from a Bento's pins.
+
+    The Bento is served by the agent's own environment: what was tested with others may behave otherwise.
+    """
+    try:
+        lines = (path / SOURCE / REQUIREMENTS).read_text().splitlines()
+    except (OSError, UnicodeDecodeError):
+        return [f"{REQUIREMENTS} can't be read"]
+    found = []
+    for line in lines:
+        pin, _, condition = line.partition(";")
+        name, _, locked = (part.strip() for part in pin.partition("=="))
+        if not name or not locked:
+            continue
+        try:
+            here = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            if condition:  # for another system
+                continue
+            here = "missing"
+        if here != locked:
+            found.append(f"{name} {here}, locked {locked}")
+    return found
 
 
 def serve_command(tag: str, port: int) -> list[str]:

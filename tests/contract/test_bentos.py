@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import threading
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
 from tests.builders import tiny_model
+from tidegate import bentos
 from tidegate.adapters.bentoml import SERVING_PACKAGES, BentoStore, serving_pins
-from tidegate.bentos import Source, bento_digest, bento_path, serve_environment, verify, warmup_rows
+from tidegate.adapters.supervisor import SupervisorWorkloads
+from tidegate.bentos import (
+    Source,
+    bento_digest,
+    bento_path,
+    other_packages,
+    serve_environment,
+    verify,
+    warmup_rows,
+)
 from tidegate.core.release import BentoRef, RegistryRef, ReleaseRecord
 from tidegate.errors import ConfigError, PlatformError, ReleaseNotFound
 from tidegate.files import digest_folder
@@ -127,6 +138,36 @@ def test_a_changed_bento_is_not_the_recorded_one(
         ReleaseNotFound, match=rf"is not the one of release.*{ref.digest[:19]}.*build it again"
     ):
         verify(tmp_path, _record(ref))
+
+
+def test_packages_other_than_the_locked_are_named(tmp_path: Path) -> None:
+    """Another version or a missing package is told; one that is for another system is not."""
+    pins = f"numpy==0.0.1\nmsgspec=={metadata.version('msgspec')}\nno-such-package==1.0\n"
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "requirements.txt").write_text(f"{pins}colorless==1 ; sys_platform == 'win32'\n")
+    assert other_packages(tmp_path) == [
+        f"numpy {metadata.version('numpy')}, locked 0.0.1",
+        "no-such-package missing, locked 1.0",
+    ]
+    assert other_packages(tmp_path / "none") == ["requirements.txt can't be read"]
+
+
+def test_a_bento_served_by_other_packages_is_warned_of_once(
+    store: tuple[BentoStore, Path, BentoRef],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """One line a Bento, however many replicas; none when all is as locked."""
+    _, home, ref = store
+    monkeypatch.setattr(bentos, "other_packages", lambda path: ["numpy 2, locked 1"])
+    workloads = SupervisorWorkloads(tmp_path, tmp_path / "none", home)
+    for port in (1, 2):
+        assert workloads._serve(_record(ref), port)[0][-1] == str(port)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{ref.tag} is served by packages that it was not locked with: numpy 2, locked 1. "
+        "Run `make setup` at its commit."
+    ]
 
 
 def test_byte_code_does_not_change_a_bento(store: tuple[BentoStore, Path, BentoRef], tmp_path: Path) -> None:

@@ -153,6 +153,21 @@ def test_a_killed_replica_comes_back_on_its_port(real: SupervisorWorkloads) -> N
     assert _process(_port(real, 1)).pid == sibling
 
 
+def test_another_number_of_replicas_is_followed(real: SupervisorWorkloads) -> None:
+    """Started again with more or fewer, the replicas that stay are left alone and the others are gone."""
+    real.start(ONE, 2)
+    eventually(lambda: _ready(real))
+    (first, second), process = _endpoints(real)[0], _process(_port(real, 0))
+    real.start(ONE, 3)
+    eventually(lambda: _ready(real))
+    assert _endpoints(real)[0][:2] == (first, second)
+    assert len(set(_endpoints(real)[0])) == 3
+    real.start(ONE, 1)
+    assert _endpoints(real) == [(first,)]
+    assert process.is_running()
+    assert is_free(int(second.rsplit(":", 1)[1]))
+
+
 def test_a_replica_that_exits_fails_with_its_last_words(plane: Plane, real: SupervisorWorkloads) -> None:
     """FAILED carries what the log said last, so that nobody has to look for it."""
     at = plane.layout

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import http.client
 import json
+import logging
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,7 @@ from tidegate.ports import Replica, ReplicaState, Workload
 
 PROBE_TIMEOUT = 0.25  # seconds
 PATIENT_PROBES = 4  # a ready replica too busy to answer fewer probes than this in a row is still ready
+log = logging.getLogger(__name__)
 _READY, _BUSY = "ready", "no answer in time"
 Rows = Callable[[str], Sequence[Mapping[str, Any]]]
 
@@ -49,10 +51,13 @@ class SupervisorWorkloads:
         self._command = command or self._serve
         self._rows = rows or (lambda tag: bentos.warmup_rows(bentos.bento_path(bentos_home, tag)))
         self._probes = ThreadPoolExecutor(max_workers=16, thread_name_prefix="probe")
+        self._looked: set[Path] = set()  # Bentos whose packages were compared: one warning each
         self._seen: dict[str, tuple[int, int]] = {}  # program → (pid that was ready, probes missed since)
 
     def start(self, record: ReleaseRecord, replicas: int) -> None:
-        """Start a release; of one that was started, only what has stopped or given up.
+        """Start a release; of one that was started, only what has stopped, given up or is wanted besides.
+
+        With another number of replicas than before, the first ones go on as they are.
 
         Raises ReleaseNotFound, Unreachable (no supervisord).
         """
@@ -67,7 +72,17 @@ class SupervisorWorkloads:
                 found = Placed(record, processes.free_ports(replicas, taken))
                 self._placements.write(found, self._command)
                 known = self._supervisord.processes()
+            elif len(found.ports) != replicas:
+                found = self._resize(found, replicas, {p for other in placed.values() for p in other.ports})
             self._ensure(found, known)
+
+    def _resize(self, found: Placed, replicas: int, taken: Collection[int]) -> Placed:
+        # The file first: after a crash, what it no longer names is ended by the next look.
+        more = processes.free_ports(max(1, replicas - len(found.ports)), taken)
+        resized = Placed(found.record, (*found.ports, *more)[:replicas])
+        self._placements.write(resized, self._command)
+        self._end(found.programs[replicas:])
+        return resized
 
     def stop(self, model: str, release: str) -> None:
         """Stop a release's processes and wait until they are gone; Unreachable when they don't go."""
@@ -242,7 +257,15 @@ class SupervisorWorkloads:
             yield True
 
     def _serve(self, record: ReleaseRecord, port: int) -> tuple[Sequence[str], Mapping[str, str]]:
-        bentos.verify(self._bentos, record)
+        path = bentos.verify(self._bentos, record)
+        differing = bentos.other_packages(path) if path not in self._looked else []
+        self._looked.add(path)
+        if differing:
+            log.warning(
+                "%s is served by packages that it was not locked with: %s. Run `make setup` at its commit.",
+                record.bento.tag,
+                "; ".join(differing),
+            )
         return bentos.serve_command(record.bento.tag, port), bentos.serve_environment(self._bentos, record)
 
 
