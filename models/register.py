@@ -14,7 +14,9 @@ from models.layout import Layout, run
 from models.tracking import commit
 from tidegate import wiring
 from tidegate.errors import NoData
-from tidegate.files import digest_file, digest_folder, write_atomic
+from tidegate.files import digest_folder, write_atomic
+from tidegate.packaging import Layout as Packaged
+from tidegate.packaging import pipeline_digest
 
 
 def register(layout: Layout) -> dict[str, object]:
@@ -26,9 +28,8 @@ def register(layout: Layout) -> dict[str, object]:
     except FileNotFoundError as error:
         raise NoData(f"{layout.model} has no trained model: {error}", "Run `dvc repro`.") from error
     tags = {"digest": digest, "commit": commit(root)}
-    lock = layout.root / "dvc.lock"
-    if lock.is_file():  # not yet, when the stage is tried out by hand
-        tags["pipeline"] = digest_file(lock)
+    if (layout.root / "dvc.lock").is_file():  # not yet, when the stage is tried out by hand
+        tags["pipeline"] = pipeline_digest(Packaged(root, layout.model))
     version = registry.register(layout.model, layout.artifact, tags)
     return {"name": layout.model, "version": version, "digest": digest}
 

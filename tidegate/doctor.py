@@ -187,7 +187,18 @@ def check_stores(where: config.Home, platforms: dict[str, config.Platform]) -> I
             if f"{name} {address}" in seen:
                 continue
             seen.add(f"{name} {address}")
-            yield _store(name, address)
+            yield _refused(name, spec, where) or _store(name, address)
+
+
+def _refused(name: str, spec: config.Platform, where: config.Home) -> Check | None:
+    """Return the failed check of a store whose address no adapter takes, by the words of the wiring."""
+    takes = {"state": wiring.state_path, "bentos": wiring.bentos_path, "registry": wiring.registry}
+    try:
+        if name in takes:
+            takes[name](spec, where)
+    except TidegateError as error:
+        return Check(f"store {name}", False, error.message, error.action)
+    return None
 
 
 def _store(name: str, address: str) -> Check:

@@ -91,7 +91,6 @@ def package(
     registered = read_registered(layout)
     say(f"model     version {registered.version}, {registered.digest[:19]}… as registered")
     lock = _lock(layout)
-    made = upstream_stages(lock, f"build/{layout.model}/model")
     ran = upstream_stages(lock, f"build/{layout.model}/register.json")
     gates = gate_verdicts(layout, gate_names(layout, ran))
     say(f"gates     {', '.join(name for name in gates if name != 'report')}: PASS")
@@ -103,7 +102,7 @@ def package(
     record = ReleaseRecord(
         model=layout.model,
         commit=commit,
-        pipeline=_digest(made),
+        pipeline=pipeline_digest(layout),
         registry=RegistryRef(registered.name, registered.version),
         artifact=registered.digest,
         bento=bento,
@@ -154,6 +153,14 @@ def _lock(layout: Layout) -> Mapping[str, Any]:
     value, _ = read_yaml(path.read_text(), "dvc.lock")
     stages = value.get("stages") if isinstance(value, dict) else None
     return stages if isinstance(stages, dict) else {}
+
+
+def pipeline_digest(layout: Layout) -> str:
+    """Return the digest of the stages of dvc.lock that the model's files come from, without gates and later.
+
+    The same while `dvc repro` runs and after it. Raises Refused when dvc.lock does not know the model.
+    """
+    return _digest(upstream_stages(_lock(layout), f"build/{layout.model}/model"))
 
 
 def upstream_stages(stages: Mapping[str, Any], product: str) -> dict[str, Any]:

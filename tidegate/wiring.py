@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -81,7 +82,7 @@ def workloads(spec: config.Platform, where: config.Home) -> ports.Workloads:
         return SupervisorWorkloads(
             where.plane(spec.plane),
             where.sockets / f"{spec.plane}.supervisor",
-            Path(where.address(spec.stores.bentos)),
+            bentos_path(spec, where),
         )
 
     return _choose("workloads", spec.workloads.adapter, {"supervisor": supervisor})
@@ -105,25 +106,48 @@ def bentos(spec: config.Platform, where: config.Home) -> BentoStore:
     """Return the store that Bentos are built into."""
     from tidegate.adapters.bentoml import BentoStore
 
-    return BentoStore(Path(where.address(spec.stores.bentos)))
+    return BentoStore(bentos_path(spec, where))
 
 
 def state(spec: config.Platform, where: config.Home) -> ports.StateStore:
     """Return the store of the agent's state."""
 
-    def sqlite() -> ports.StateStore:
-        from tidegate.adapters.sqlite import SqliteState
+    from tidegate.adapters.sqlite import SqliteState
 
-        address = where.address(spec.stores.state)
-        return SqliteState(Path(address.removeprefix("sqlite:///")))
-
-    scheme = spec.stores.state.split(":", 1)[0]
-    return _choose("state", scheme, {"sqlite": sqlite})
+    return SqliteState(state_path(spec, where))
 
 
 def state_path(spec: config.Platform, where: config.Home) -> Path:
-    """Return the file of the agents' state, for readers that need no lease."""
-    return Path(where.address(spec.stores.state).removeprefix("sqlite:///"))
+    """Return the file of the agents' state, for readers that need no lease. Raises ConfigError."""
+    return _store_path("state", where.address(spec.stores.state), {"sqlite": "sqlite:///{home}/state.db"})
+
+
+def bentos_path(spec: config.Platform, where: config.Home) -> Path:
+    """Return the folder that Bentos are built into and started from. Raises ConfigError."""
+    return _store_path("bentos", where.address(spec.stores.bentos), {"": "{home}/bentoml"})
+
+
+def _store_path(name: str, address: str, known: Mapping[str, str]) -> Path:
+    """Return the path of a store that has to be on this machine; `known` is scheme → an example.
+
+    An address that is not understood is refused: it must not become a folder of that name.
+    """
+    scheme, path = store_scheme(address)
+    if scheme not in known or not path:
+        raise ConfigError(
+            f"stores.{name}: `{address}` is not supported",
+            f"Give it the form `{next(iter(known.values()))}` in envs/platform.yaml.",
+        )
+    return Path(path)
+
+
+def store_scheme(address: str) -> tuple[str, str]:
+    """Return an address's scheme (empty for a path) and the path; `""` where its form holds none."""
+    match = re.match(r"([A-Za-z][A-Za-z0-9+.-]*):", address)
+    if not match:
+        return "", address
+    scheme, lead = match[1].lower(), f"{match[1]}:///"
+    return scheme, address[len(lead) :] if address.startswith(lead) else ""
 
 
 def agent_ports(spec: config.Platform, where: config.Home, checkout: Path) -> AgentPorts:

@@ -13,9 +13,10 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from tidegate import config, doctor
+from tidegate import config, doctor, wiring
 from tidegate.commands import history as command
 from tidegate.doctor import Check
+from tidegate.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 
@@ -146,6 +147,30 @@ def test_a_store_on_a_server_is_named_not_judged(tmp_path):
     )
     assert "not asked" in named(checks, "store dvc").found
     assert named(checks, "store bentos").found == f"{tmp_path}/bentoml"
+
+
+@pytest.mark.parametrize(
+    ("name", "address"),
+    [
+        ("bentos", "s3://bucket/bentos"),
+        ("bentos", "sqlite:///bentos"),
+        ("state", "postgresql://host/state"),
+        ("state", "{home}/state.db"),
+        ("state", "sqlite://"),
+        ("registry", "postgresql://host/mlflow"),
+    ],
+)
+def test_a_store_that_no_adapter_takes_is_refused(tmp_path, name, address):
+    """Neither doctor nor the wiring takes an address for a folder of that name; both say what to write."""
+    home = config.Home(tmp_path)
+    spec = config.Platform(plane="p", stores=config.StoresSpec(**{name: address}))
+    check = named(list(doctor.check_stores(home, {"p": spec})), f"store {name}")
+    assert not check.ok
+    assert check.action
+    takers = {"state": wiring.state, "bentos": wiring.bentos, "registry": wiring.registry}
+    with pytest.raises(ConfigError):
+        takers[name](spec, home)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_remote_that_does_not_answer_fails(checkout, tmp_path):

@@ -19,6 +19,8 @@ from tidegate import wiring
 from tidegate.adapters import dvc
 from tidegate.errors import ConfigError
 from tidegate.files import digest_folder
+from tidegate.packaging import Layout as Packaged
+from tidegate.packaging import pipeline_digest
 from tidegate.testing import FakeRegistry
 
 ROOT = Path(__file__).parents[2]
@@ -216,10 +218,14 @@ def repository(path: Path) -> Path:
     return path
 
 
+LOCK = "stages: {train: {outs: [{path: build/flights/model, md5: a}]}"
+LATER = ", gate: {deps: [{path: build/flights/model, md5: a}], outs: [{path: x, md5: b}]}"
+
+
 def test_register_says_version_and_digest_and_tags_the_origin(tmp_path: Path, registry: FakeRegistry) -> None:
-    """register.json names model, version and digest; the version's tags name digest, commit and dvc.lock."""
+    """register.json names model, version and digest; the version's tags name digest, commit and pipeline."""
     root = repository(tmp_path)
-    (root / "dvc.lock").write_text("stages: {}\n")
+    (root / "dvc.lock").write_text(LOCK + "}\n")
     digest = digest_folder(root / "build" / "flights" / "model")
     found = register.register(Layout("flights", root))
     assert found == register.register(Layout("flights", root))
@@ -228,6 +234,8 @@ def test_register_says_version_and_digest_and_tags_the_origin(tmp_path: Path, re
     head = subprocess.check_output(["git", "-C", str(root), "rev-parse", "HEAD"], text=True).strip()
     assert (tags["digest"], tags["commit"]) == (digest, head)
     assert tags["pipeline"].startswith("sha256:")
+    (root / "dvc.lock").write_text(LOCK + LATER + "}\n")  # dvc writes it on while the stages run
+    assert tags["pipeline"] == pipeline_digest(Packaged(root, "flights"))
 
 
 def test_register_marks_a_commit_that_does_not_hold_the_files(tmp_path: Path, registry: FakeRegistry) -> None:

@@ -29,8 +29,9 @@ class BentoRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class ReleaseRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What one release is made of; immutable, and identified by its content.
 
-    `commit` is the git commit (40 hex), `pipeline` the sha256 of dvc.lock, `artifact` the sha256 of
-    the model's files, `gates` each gate's verdict plus `report`, the sha256 of their reports.
+    `commit` is the git commit (40 hex), `pipeline` the sha256 of those stages of dvc.lock that the model's
+    files come from, `artifact` the sha256 of the model's files, `gates` each gate's verdict plus `report`,
+    the sha256 of their reports.
     """
 
     model: str
