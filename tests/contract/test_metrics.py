@@ -123,6 +123,18 @@ def test_envoy_shows_requests_in_flight(room: Room) -> None:
     eventually(lambda: (_counted(room).active, _counted(room).requests) == (0, 1), 3)
 
 
+def test_envoy_does_not_count_who_gave_up(room: Room) -> None:
+    """A caller who leaves before the answer is no request and no error: leaving can't vote a release out."""
+    _fresh(room)
+    with socket.create_connection(("127.0.0.1", room.plane.port)) as caller:
+        caller.sendall(b"POST /one/slow0.4 HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n")
+        eventually(lambda: _counted(room).active == 1, 3)
+    eventually(lambda: _counted(room).active == 0, 3)
+    room.plane.ask("/one/slow0.5")  # by its end the answer nobody waited for is long made
+    eventually(lambda: _counted(room).latency and _counted(room).latency[-1][1] == 1)
+    assert (_counted(room).requests, _counted(room).errors) == (1, 0)
+
+
 def test_envoy_bounds_are_exact(room: Room) -> None:
     """What took 200 ms or longer is never counted below 200 ms, although Envoy's own bins are 10 ms wide."""
     _fresh(room)

@@ -191,8 +191,10 @@ class EnvoyMetrics:
     `upstream_rq_completed` and `upstream_rq_5xx` count the answer that the caller got, those that Envoy
     made itself included (503 without a healthy host, connection refused, 504 after the time-out); the
     answers that were retried are counted elsewhere, under `retry.`. Requests that the caller gave up are
-    not counted. The histogram holds only requests that a replica answered, and moves every
-    `stats_flush_interval` (250 ms), so it lags behind the counters.
+    not counted: only `upstream_cx_destroy_local_with_active_rq` moves, which also moves for a time-out, an
+    answer that is no HTTP and a 413 before the body's end, all of which are counted already; and a caller
+    who hangs up at once would vote a sound release out. The histogram holds only requests that a replica
+    answered, and moves every `stats_flush_interval` (250 ms), so it lags behind the counters.
     """
 
     def __init__(self, admin: Path) -> None:
