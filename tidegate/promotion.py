@@ -25,7 +25,7 @@ from tidegate.documents import convert, read_yaml
 from tidegate.errors import ConfigError, Conflict, NoData, PlatformError, Refused, Unreachable
 from tidegate.ports import Clock, Forge, Pull
 
-AUTOMATION = "tidegate <tidegate@localhost>"  # the author of every promotion; so nobody approves their own
+AUTOMATION = "tidegate <tidegate@localhost>"  # the author of every promotion, and so no approver
 STAGING_GATES = ("contract", "load")
 POLL = 1.0  # seconds between two looks at origin
 LOOK_BACK = 50  # commits: main is not left unreadable for longer

@@ -97,6 +97,23 @@ def test_a_report_as_json(checkout: Path) -> None:
     assert "was not written to a pull request" in found["problem"]
 
 
+# ---------------------------------------------------------------- promotions
+@pytest.mark.parametrize(("runner", "told"), [("github-hosted", True), ("self-hosted", False), ("", False)])
+def test_a_release_of_a_machine_that_goes_is_refused(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch, runner: str, told: bool
+) -> None:
+    """A Bento in a folder of a GitHub-hosted machine can't be started by any plane: nothing is promoted."""
+    monkeypatch.setenv("RUNNER_ENVIRONMENT", runner)
+    error = refused("promote", "tiny", "--to", "staging")
+    assert ("README, On GitHub, step 3" in error.action) == told
+    assert ("GitHub-hosted" in error.message) == told
+
+
+def test_a_log_is_no_json(checkout: Path) -> None:
+    """`promote --continue --json` is refused instead of printing a log where JSON was asked for."""
+    assert "no JSON" in refused("promote", "--continue", "--json").message
+
+
 # ---------------------------------------------------------------- a forge
 def workflows(checkout: Path, *names: str) -> None:
     folder = checkout / ".github" / "workflows"

@@ -174,7 +174,18 @@ def test_group(spec: object, expected: str | None) -> None:
     assert triggers.group({"concurrency": spec}, "w", MAIN, "c0ffee") == expected
 
 
-@pytest.mark.parametrize("text", ["${{ github.actor }}", "${{ inputs.x || 'a' }}"])
+@pytest.mark.parametrize("event", ["push", "pull_request"])
+def test_a_push_and_its_pull_request_share_a_group(event: str) -> None:
+    """`head_ref || ref_name` is the branch for both events; `head_ref` alone is empty for a push."""
+    spec = {"concurrency": "train-${{ github.head_ref || github.ref_name }}"}
+    assert triggers.group(spec, "train", "refs/heads/topic", "c0ffee", event) == "train-topic"
+    alone = triggers.group({"concurrency": "x${{ github.head_ref }}"}, "w", "refs/heads/topic", "c", event)
+    assert alone == ("xtopic" if event == "pull_request" else "x")
+
+
+@pytest.mark.parametrize(
+    "text", ["${{ github.head_ref || github.actor }}", "${{ github.actor }}", "${{ inputs.x || 'a' }}"]
+)
 def test_unknown_group_is_refused(text: str) -> None:
     """An expression that can't be filled in raises: two runs must not share a lock by accident."""
     with pytest.raises(BadWorkflow):

@@ -395,6 +395,18 @@ def test_no_way_on(house: Forge, phase: str, url: str) -> None:
     assert len(json.loads(house.tidegate("pr", "list", "--all", "--json"))) == 1
 
 
+def test_merge_as_json_waits_for_its_runs(house: Forge) -> None:
+    """`pr merge --json` prints one document when the workflows have ended, and exits as they did."""
+    house.push(house.workflow("promote", "exit 3"), TIDEGATE_FOLLOW="0")
+    house.tidegate("promote", "tiny", "--to", "staging")
+    merge = ("pr", "merge", "1", "--as", ADA, "--reason", "looks good", "--json")
+    done = house.run(str(TIDEGATE), *merge)
+    assert done.returncode == 1, done.stderr
+    found = json.loads(done.stdout)
+    assert found["commit"] == plumbing.resolve(house.bare, "refs/heads/main")
+    assert [run["state"] for run in found["runs"]] == ["failed"]
+
+
 def test_refusals(house: Forge) -> None:
     """Out of order, unknown, self-approved and rejected promotions are refused in one line."""
     assert "no record" in house.tidegate("promote", "tiny", "--to", "canary", "--release", RECORD.id, code=1)

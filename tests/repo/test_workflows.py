@@ -90,6 +90,7 @@ def test_act_runs_every_job(path: Path) -> None:
     [
         ("main", ["models/flight_delay/train.py"], ["ci", "train", "release"]),
         ("topic", ["params.yaml"], ["ci", "train"]),
+        ("main", ["pyproject.toml"], ["ci", "train", "release"]),
         ("main", ["envs/canary/release.yaml"], ["ci", "promote"]),
         (
             "main",
@@ -112,6 +113,23 @@ def test_training_and_release_watch_the_same_paths() -> None:
     """What is trained on a branch is what is released on main."""
     train, release = workflow("train")[True], workflow("release")[True]
     assert train["push"]["paths"] == train["pull_request"]["paths"] == release["push"]["paths"]
+
+
+@pytest.mark.parametrize("name", ["train", "release"])
+def test_what_was_made_is_shared_when_a_gate_fails(name: str) -> None:
+    """A failed gate stops neither the sharing of what was trained nor the report, which may comment."""
+    found = {step["name"]: step for step in steps(workflow(name)) if "name" in step}
+    assert found["Share what was made"]["if"] == found["Report"]["if"] == "${{ !cancelled() }}"
+    assert "GITHUB_TOKEN" in found["Report"]["env"]
+
+
+def test_a_push_and_its_pull_request_train_one_after_the_other() -> None:
+    """Both events of one branch have the same concurrency group."""
+    groups = {
+        triggers.group(workflow("train"), "train", "refs/heads/topic", "c0ffee", event)
+        for event in ("push", "pull_request")
+    }
+    assert groups == {"train-topic"}
 
 
 LINTERS = pytest.mark.parametrize("command", [["actionlint"], ["zizmor", "--offline", "--quiet", ".github"]])

@@ -84,6 +84,8 @@ def pr_merge(
 ) -> None:
     """Approve and merge a pull request, then show the workflows that it starts (exit 1 if one fails).
 
+    With --json it waits as well, and prints one document at the end: the merge commit and the runs.
+
     Example: tidegate pr merge 2 --as 'Ada <ada@example.org>' --reason 'gates pass'
     """
     from tidegate.adapters.local_forge import LocalForge
@@ -91,12 +93,15 @@ def pr_merge(
 
     _, where = _origin()
     commit = where.merge(number, approver, reason)
-    _say(json.dumps({"number": number, "commit": commit}) if as_json else f"merged {number} as {commit[:12]}")
-    if detach or as_json or not isinstance(where, LocalForge):
-        return
-    store = RunStore(where.path)
-    started = sorted(run.number for run in store.list() if run.commit == commit)
-    if not follow(store, started, _say):
+    if not as_json:
+        _say(f"merged {number} as {commit[:12]}")
+    store = RunStore(where.path) if isinstance(where, LocalForge) else None
+    started = sorted(run.number for run in store.list() if run.commit == commit) if store else []
+    passed = detach or store is None or follow(store, started, (lambda line: None) if as_json else _say)
+    if as_json:
+        runs = [asdict(store.get(run)) for run in started] if store else []
+        _say(json.dumps({"number": number, "commit": commit, "runs": runs}, indent=1))
+    if not passed:
         raise typer.Exit(1)
 
 
@@ -164,16 +169,22 @@ def promote(
 ) -> None:
     """Open the pull request that promotes a release: one line of one release.yaml, with the report.
 
+    --continue is what the workflow runs: it prints a log, and takes no --json.
+
     Example: tidegate promote flight-delay --to canary
     """
     from tidegate.core.promotion import ORDER
 
+    if go_on and as_json:
+        raise Refused("--continue prints a log as it goes, and no JSON", "Leave out --json.")
     if go_on:
         _go_on(since, timeout)
         return
     if not to or bool(model) == every:
         raise Refused("a promotion needs a model (or --all) and --to", f"--to is one of {', '.join(ORDER)}.")
     known_environment(to)
+    if to == "staging":
+        _refuse_disposable()
     pulls = _open(model, to, release, every)
     if as_json:
         _say(json.dumps([asdict(pull) for pull in pulls], indent=1))
@@ -182,6 +193,20 @@ def promote(
         _say(f"pull request {pull.number}: {pull.title}  {pull.url}")
     if not pulls:
         _say(f"nothing to promote: main says so already for {to}")
+
+
+def _refuse_disposable() -> None:
+    """Refuse a release that is made on a machine that is thrown away: its Bento goes with it."""
+    from tidegate import wiring
+
+    if os.environ.get("RUNNER_ENVIRONMENT") != "github-hosted":
+        return
+    bentos = wiring.platform(wiring.find_checkout(), "staging").stores.bentos
+    if wiring.store_scheme(bentos)[0] == "":
+        raise Refused(
+            f"the Bento lies in {bentos} of a GitHub-hosted machine, which goes, and no plane could start it",
+            "Give the jobs `runs-on: self-hosted`, on the machine that serves: README, On GitHub, step 3.",
+        )
 
 
 def _open(model: str, to: str, release: str, every: bool) -> list[Any]:

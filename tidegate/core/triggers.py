@@ -143,24 +143,30 @@ def in_order(names: Iterable[str]) -> list[str]:
     return sorted(names, key=lambda name: (_ORDER.get(name, 5), name))
 
 
-def group(workflow: Mapping[Any, Any], name: str, ref: str, commit: str) -> str | None:
+def group(workflow: Mapping[Any, Any], name: str, ref: str, commit: str, event: str = "push") -> str | None:
     """Return the workflow's concurrency group with its `github.*` expressions filled in, or None.
 
-    Runs of one group follow each other; without a group they may run at the same time, as on GitHub.
-    Raises BadWorkflow for an expression that is not known here.
+    `a || b` is the first that is not empty. Runs of one group follow each other; without a group they may
+    run at the same time, as on GitHub. Raises BadWorkflow for an expression that is not known here.
     """
     spec = workflow.get("concurrency")
     text = spec.get("group") if isinstance(spec, Mapping) else spec
     if text is None:
         return None
-    known = {"workflow": name, "ref": ref, "sha": commit, "ref_name": ref.removeprefix("refs/heads/")}
+    branch = ref.removeprefix("refs/heads/")
+    known = {"workflow": name, "ref": ref, "sha": commit, "ref_name": branch}
+    known["head_ref"] = branch if event == "pull_request" else ""
 
     def fill(match: re.Match[str]) -> str:
-        if match[1] not in known:
-            raise BadWorkflow(f"`{match[0]}` in concurrency: here there is github.{', github.'.join(known)}")
-        return known[match[1]]
+        fields = [part.strip().removeprefix("github.") for part in match[1].split("||")]
+        for field in fields:
+            if field not in known:
+                raise BadWorkflow(
+                    f"`{match[0]}` in concurrency: here there is github.{', github.'.join(known)}"
+                )
+        return next((known[field] for field in fields if known[field]), "")
 
-    filled = re.sub(r"\$\{\{\s*github\.(\w+)\s*\}\}", fill, str(text))
+    filled = re.sub(r"\$\{\{\s*(github\.\w+(?:\s*\|\|\s*github\.\w+)*)\s*\}\}", fill, str(text))
     if "${{" in filled:
         raise BadWorkflow(
             f"`{text}` in concurrency is not understood here; use github.ref and the like alone"

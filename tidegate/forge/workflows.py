@@ -141,7 +141,8 @@ def _execute(store: RunStore, run: Run, work: Path, runner: Runner, log: IO[byte
     problems = triggers.unmapped(workflow, triggers.LABELS)
     if problems:
         return replace(run, state="failed", started=time.time(), detail="; ".join(problems))
-    with store.group(triggers.group(workflow, run.workflow, run.ref, run.commit), run.number):
+    group = triggers.group(workflow, run.workflow, run.ref, run.commit, run.event)
+    with store.group(group, run.number):
         run = store.save(replace(run, state="running", started=time.time()))
         limit = triggers.minutes(workflow, DEFAULT_MINUTES) * 60
         extra = {
