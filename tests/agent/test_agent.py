@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.builders import MODEL, A, B, C, Rig, envs, release_yaml
-from tidegate.errors import PlatformError, ReleaseNotFound, Unreachable
+from tidegate.errors import PlatformError, Refused, ReleaseNotFound, Unreachable
 from tidegate.ports import ReplicaState, Route
 
 
@@ -136,6 +136,30 @@ def test_a_later_merge_by_a_person_is_not_reverted(rig: Rig) -> None:
     change = next(c.change for c in rig.repository.log if c.change.subject.startswith("Roll back"))
     assert list(change.files) == [f"envs/releases/{MODEL}/{B}.rejected.yaml"]
     assert rig.weights[C]
+
+
+def test_an_agent_that_may_not_push_still_follows_people(rig: Rig) -> None:
+    """main is protected: B stays out and the status says why; C is followed, over restarts; then Git is told."""
+    for _ in range(90):
+        rig.repository.fail_next(Refused("main is protected"), "commit")
+    canary(rig).bad[B] = 0.5
+    rig.drive(40)
+    assert (rig.phase("canary"), rig.weights) == ("RollingBack", {A: 100})
+    assert f"behind Git on purpose: envs/canary/release.yaml names {B}" in rig.problems
+    rig.push(canary=C)
+    rig.drive(40)
+    assert rig.weights[C]
+    assert "behind Git" not in rig.problems
+    assert "main is protected" in rig.problems
+    rig.restart()
+    rig.push(canary=B)
+    rig.drive(20)
+    assert rig.weights == {A: 100}
+    assert "behind Git on purpose" in rig.problems
+    rig.repository.mend()
+    rig.drive(70)
+    assert rig.rejection(B)
+    assert (rig.named("canary"), rig.problems) == (A, "")
 
 
 def test_stale_wants_never_write_a_second_revert(rig: Rig) -> None:
@@ -486,3 +510,46 @@ def test_run_survives_a_full_disk_at_its_start() -> None:
     agent = Agent("production", rig.agent.ports, holder="here")
     agent.run(lambda: next(looks, None) is None)
     assert rig.weights == {A: 100}
+
+
+def test_run_survives_a_defect_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    """An error that nobody foresaw is a problem with its traceback in the log, and over with the next look."""
+    from tidegate.agent.loop import Agent
+
+    rig = Rig(envs(A, A))
+    looks, shown = iter(range(40)), []
+    agent = Agent("production", rig.agent.ports, holder="here")
+    rig.router.fail_next(ZeroDivisionError("odd"), "read")
+
+    def stopped() -> bool:
+        shown.append(rig.problems if "status" in rig.state.planes.get("production", {}) else "")
+        return next(looks, None) is None
+
+    agent.run(stopped)
+    assert any("ZeroDivisionError: odd" in text for text in shown)
+    assert "Traceback" in caplog.text
+    assert (rig.weights, rig.problems) == ({A: 100}, "")
+
+
+def test_busy_looks_use_up_no_patience(rig: Rig) -> None:
+    """Twenty looks within a second at a probe that fails are one glitch; three seconds are not."""
+    rig.workloads.set_state(A, ReplicaState.STARTING)
+    rig.drive(1)
+    for _ in range(20):
+        rig.agent.tick()
+        rig.clock.advance(0.05)
+    assert rig.phase("production") == "Healthy"
+    rig.drive(4)
+    assert rig.phase("production") == "Degraded"
+
+
+def test_a_first_release_is_taken_back_to_nothing() -> None:
+    """A rollout without a stable release can be ended by hand: nothing is served, and Git names nothing."""
+    rig = Rig()
+    rig.push(canary=B)
+    rig.drive(6)
+    assert rig.weights == {B: 100}
+    request = ask(rig, model=MODEL, environment="canary", by="Ann")
+    rig.drive(10)
+    assert rig.inbox.results[request] == {"accepted": True, "text": f"{B} goes back to nothing"}
+    assert (rig.weights, rig.named("canary")) == ({}, None)

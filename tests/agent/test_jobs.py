@@ -71,12 +71,14 @@ def test_a_slow_job_holds_up_neither_the_tick_nor_another_job() -> None:
     assert wait_for(jobs) == [Done("slow", True)]
 
 
-def test_an_error_that_is_not_ours_is_raised_where_it_is_collected() -> None:
-    """A bug in a job is not swallowed."""
-    jobs = ThreadJobs()
+def test_an_error_that_is_not_ours_is_handed_over_with_its_traceback_logged(
+    jobs: Jobs, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A bug in a job ends neither the agent nor in silence."""
     jobs.submit("a", lambda: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        wait_for(jobs)
+    (done,) = wait_for(jobs)
+    assert "ZeroDivisionError" in str(done.error)
+    assert "Traceback" in caplog.text
 
 
 def test_back_off_doubles_up_to_its_longest_and_ends_with_success() -> None:

@@ -396,6 +396,50 @@ def test_a_rollback_waits_for_git_but_traffic_does_not() -> None:
     assert world.run(3).rollout.phase is Phase.ROLLED_BACK
 
 
+@pytest.mark.parametrize("environment", ["canary", "production"])
+def test_a_later_decision_is_followed_though_git_lacks_the_rollback(environment: str) -> None:
+    """Where nothing can be written, C is taken up; B stays rejected here until Git has been told."""
+    world = settled(git=False, bad={B: 0.5})
+    setattr(world, environment, B)
+    world.run(20)
+    assert (world.rollout.phase, world.router) == (Phase.ROLLING_BACK, {A: 100})
+    setattr(world, environment, C)
+    world.run(60)
+    assert world.rollout.release == C
+    assert world.rollout.phase is (Phase.VERIFIED if environment == "canary" else Phase.HEALTHY)
+    assert [left.release for left in world.state.unwritten] == [B]
+    setattr(world, environment, B)
+    world.bad.clear()
+    for _ in range(40):
+        assert any(isinstance(a, WriteBack) and a.rollout.release == B for a in world.look().actions)
+        assert B not in (world.router or {})
+    world.git = True
+    world.run(3)
+    assert (world.rejected, world.state.unwritten) == ({B}, ())
+    assert getattr(world, environment) == world.state.stable
+
+
+def test_a_decision_for_what_a_canary_rests_on_does_not_wait_for_git_either() -> None:
+    """Production gets C while canary still names B, whose rollback can't be written."""
+    world = canary(20, git=False, bad={B: 0.5})
+    world.production = C
+    world.run(60)
+    assert (world.state.stable, world.router, world.canary) == (C, {C: 100}, B)
+    world.git = True
+    world.run(3)
+    assert (world.canary, world.rejected, world.state.unwritten) == (C, {B}, ())
+
+
+def test_going_back_by_hand_skips_what_was_left_and_not_written() -> None:
+    """A release whose rollback Git does not know is nowhere to go back to."""
+    left = Rollout("production", B, A, Phase.ROLLED_BACK, 1.0)
+    state = ModelState(stable=C, verified=(A, B, C), unwritten=(left,))
+    world = World(production=C, state=state)
+    after, _ = request_rollback(state, "production", by="Ann", reason="", now=2.0, want=world.want)
+    assert after.rollout
+    assert after.rollout.stable == A
+
+
 def test_weight_zero_counts_only_when_the_router_says_so() -> None:
     """No write-back before the router itself reports that the release is out."""
     world = canary(20)

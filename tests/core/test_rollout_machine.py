@@ -139,6 +139,8 @@ class Plane(RuleBasedStateMachine):
         left = {rollout.release} if rollout and rollout.phase is Phase.ROLLING_BACK else set()
         for release in set() if world.hidden else rejected - {before.stable, made.state.stable} - left:
             assert release not in served, "a rejected release has weight"
+        for unwritten in () if world.hidden else made.state.unwritten:
+            assert unwritten.release not in served, "what was left without Git's knowledge has weight"
         again = decide(world.state, world.want, world.seen, world.now - 1)
         if made.state == before and not made.actions and again.state == made.state:
             assert not again.notes, "nothing changed, and yet something is told"
@@ -166,6 +168,8 @@ class Plane(RuleBasedStateMachine):
         rollout = state.rollout
         if len(split) == 2:
             assert rollout
+            if rollout.phase is Phase.ROLLING_BACK:  # asked by a person since the last look
+                return
             assert split[rollout.release] == rollout.weight
             plans = (self.world.canary_plan, self.world.production_plan)
             planned = {

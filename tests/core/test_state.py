@@ -70,11 +70,17 @@ def test_needed(given: ModelState, expected: tuple[str, ...]) -> None:
 def test_state_survives_json() -> None:
     """What is stored is read back equal, an infinite bucket bound included."""
     mark = Mark.of(Counters(3, 1, ((5.0, 2), (math.inf, 3))))
-    before = ModelState(
-        A, Rollout("canary", B, A, GOING, 1.5, marks={B: mark}, findings=({"x": 1},)), (A,), {B: 9.0}
-    )
+    rollout = Rollout("canary", B, A, GOING, 1.5, marks={B: mark}, findings=({"x": 1},))
+    before = ModelState(A, rollout, (A,), {B: 9.0}, (rollout,))
     text = msgspec.json.encode(msgspec.to_builtins(before))
     after = msgspec.convert(msgspec.json.decode(text), ModelState)
     assert after == before
     assert after.rollout
     assert after.rollout.marks[B].latency == ((5.0, 2), (math.inf, 3))
+
+
+def test_a_state_stored_before_is_read() -> None:
+    """A state without the newest fields has their defaults."""
+    stored = msgspec.to_builtins(ModelState(A, verified=(A,)))
+    del stored["unwritten"]
+    assert msgspec.convert(stored, ModelState) == ModelState(A, verified=(A,))

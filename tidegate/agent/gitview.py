@@ -8,7 +8,7 @@ import yaml
 
 from tidegate.agent.jobs import Done
 from tidegate.config import Desired, parse_desired, parse_release_file
-from tidegate.core.state import Rollout, Target, Want
+from tidegate.core.state import ModelState, Phase, Rollout, Target, Want
 from tidegate.core.writeback import plan_write_back
 from tidegate.errors import ConfigError, TidegateError
 from tidegate.ports import Change, Repository
@@ -106,6 +106,25 @@ def refusals(desired: Desired, model: str, want: Want, running: str | None) -> d
             text = f"{asks} was rejected ({why}). Promote another, or delete its .rejected.yaml to try again."
         texts[target.environment] = text
     return texts
+
+
+def behind(model: str, want: Want, state: ModelState, refused: bool) -> str:
+    """Say where Git names a release that was left here and that it is not told of; empty if nowhere.
+
+    `refused` says that a rollback that is just under way could not be written.
+    """
+    rollout = state.rollout
+    left = {r.release: r.reason for r in state.unwritten}
+    if rollout and rollout.phase is Phase.ROLLING_BACK and rollout.entered is not None and refused:
+        left[rollout.release] = rollout.reason
+    named = [(f"envs/{t.environment}/release.yaml", t.release) for t in want.targets if t.release in left]
+    if not named:
+        return ""
+    asks = ", ".join(f"{path} names {release} of {model}" for path, release in named)
+    return (
+        f"the plane is behind Git on purpose: {asks}, which was rolled back here "
+        f"({left[str(named[0][1])]}). Name another release there; the plane follows it."
+    )
 
 
 def write_back(

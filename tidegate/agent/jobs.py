@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from tidegate.errors import TidegateError
+from tidegate.errors import PlatformError, TidegateError
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +61,10 @@ def _run(key: str, work: Callable[[], Any]) -> Done:
         return Done(key, work())
     except TidegateError as error:
         return Done(key, error=error)
+    except Exception as error:  # a defect: told like any failure, and its traceback kept
+        log.exception("%s failed by a defect", key)
+        what = f"{key} failed by a defect, {type(error).__name__}: {error}"
+        return Done(key, error=PlatformError(what, "Its traceback is in the agent's log."))
 
 
 class InlineJobs:
@@ -83,7 +87,7 @@ class InlineJobs:
 
 
 class ThreadJobs:
-    """Runs jobs on a few threads; an error that is not ours ends up in the log and is raised here."""
+    """Runs jobs on a few threads."""
 
     def __init__(self, threads: int = 4) -> None:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="job")
@@ -97,6 +101,6 @@ class ThreadJobs:
         return True
 
     def collect(self) -> list[Done]:
-        """Return finished jobs; raises what a job raised outside the error tree."""
+        """Return finished jobs."""
         finished = [key for key, future in self._running.items() if future.done()]
         return [self._running.pop(key).result() for key in finished]

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from tidegate.agent.desk import Answers, Desk
-from tidegate.agent.gitview import GitView, refusals, wanted
+from tidegate.agent.gitview import GitView, behind, refusals, wanted
 from tidegate.agent.hands import Hands
 from tidegate.agent.jobs import Jobs
 from tidegate.agent.sight import Sight, View
@@ -127,8 +127,24 @@ class Agent:
                 raise
             except TidegateError as error:  # only before a start: e.g. a full disk
                 log.error("%s", error)
+            except Exception as error:  # a bug at one look must not end the plane's keeper
+                log.exception("the agent's look failed")
+                self._surprised(error)
+            else:
+                self._problem("agent", "")
             spent = self.ports.clock.now() - began
             self.ports.clock.sleep(BUSY_PAUSE if busy else max(BUSY_PAUSE, interval - spent))
+
+    def _surprised(self, error: Exception) -> None:
+        """Show an error that nobody foresaw, if it can be stored. Raises LeaseLost."""
+        what = f"{type(error).__name__}: {error}"
+        self._problem("agent", f"a look failed by a defect of the agent, {what}. See the agent's log.")
+        try:
+            self._store(None, _Round(dict(self.memory.models), []))
+        except LeaseLost:
+            raise
+        except Exception:
+            log.exception("what failed could not be stored")
 
     def _renew(self, now: float) -> None:
         if now - self.memory.leased >= self.spec.lease / 3:
@@ -144,7 +160,7 @@ class Agent:
         changed = self._collect(now)
         self._poll(now)
         desired = self.git.desired
-        view = self.sight.look(self.hands.stopping)
+        view = self.sight.look(now, self.hands.stopping)
         self._problem("plane", view.problem)
         self._problem("git", self.git.problem)
         # While it is not known what Git says, the plane is held to what is remembered.
@@ -187,6 +203,9 @@ class Agent:
             decision = core.decide(models.get(model, ModelState()), want, seen, now)
             for environment, text in refusals(desired, model, want, decision.state.stable).items():
                 self._problem(f"{environment}/{model}", text)
+            left = decision.state.rollout.release if decision.state.rollout else ""
+            refused = f"WriteBack/{model}/{left}" in self.hands.problems
+            self._problem(f"behind/{model}", behind(model, want, decision.state, refused))
             found.states[model] = decision.state
             found.told[model] = (want, decision.state, seen.alive)
             found.actions += [(model, action) for action in decision.actions]

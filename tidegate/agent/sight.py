@@ -9,7 +9,7 @@ from tidegate.core.state import ModelState, Phase, Seen, needed, weights
 from tidegate.errors import NoData, TidegateError
 from tidegate.ports import Counters, Metrics, ReplicaState, Route, Router, RouteTable, Workload, Workloads
 
-PATIENCE = 3  # looks that a probe may fail in a row before a running release counts as dead
+PATIENCE = 3.0  # seconds that a probe may fail, at two looks at least, until a release counts as dead
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,8 @@ class Sight:
 
     def __init__(self, router: Router, metrics: Metrics, workloads: Workloads) -> None:
         self.router, self.metrics, self.workloads = router, metrics, workloads
-        self._missed: dict[tuple[str, str], int] = {}  # looks since its probe last answered
+        self._missed: dict[tuple[str, str], float] = {}  # seconds since its probe last answered
+        self._looked: float | None = None
         self._warmed: dict[tuple[str, str], tuple[str, ...]] = {}
         self._endpoints: dict[tuple[str, str], tuple[str, ...]] = {}
         self._words: dict[tuple[str, str], str] = {}
@@ -93,7 +94,7 @@ class Sight:
         key = (model, release)
         self._warmed[key] = self._endpoints.get(key, ())
 
-    def look(self, stopping: Collection[tuple[str, str]] = ()) -> View:
+    def look(self, now: float, stopping: Collection[tuple[str, str]] = ()) -> View:
         """Read everything once; what can't be read is None, never an old value.
 
         Releases that are `stopping` are not there any more, whatever their probes still say.
@@ -120,7 +121,7 @@ class Sight:
         seen = workloads or {}
         return View(
             workloads,
-            self._alive(workloads),
+            self._alive(workloads, now),
             frozenset(k for k, w in seen.items() if self._warmed.get(k) == w.endpoints),
             routes,
             counters,
@@ -139,7 +140,12 @@ class Sight:
             self._words = {k: text for k, text in self._words.items() if k in workloads and k not in ready}
         return dict(self._words)
 
-    def _alive(self, workloads: Mapping[tuple[str, str], Workload] | None) -> frozenset[tuple[str, str]]:
+    def _alive(
+        self, workloads: Mapping[tuple[str, str], Workload] | None, now: float
+    ) -> frozenset[tuple[str, str]]:
+        # Busy looks come many a second; after a slow one, or an outage, one glitch is still no death.
+        waited = min(max(0.0, now - (self._looked or now)), PATIENCE / 2)
+        self._looked = now
         if workloads is None:  # not seen is not dead: patience goes on after
             return frozenset()
         alive = set()
@@ -150,7 +156,7 @@ class Sight:
             elif all(r.state is ReplicaState.FAILED for r in workload.replicas):
                 self._missed.pop(key, None)  # its processes are gone: no patience
             elif key in self._missed:
-                self._missed[key] += 1
+                self._missed[key] += waited
             if self._missed.get(key, PATIENCE) < PATIENCE:
                 alive.add(key)
         # Gone and come back are new processes: neither alive on trust nor warm.

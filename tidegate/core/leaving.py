@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import msgspec
 
 from tidegate.core.plan import Plan
+from tidegate.core.release import is_new
 from tidegate.core.state import ModelState, Note, Phase, Rollout, Seen, Want
 from tidegate.core.verdict import Verdict
 
@@ -31,7 +34,7 @@ def request_rollback(
 ) -> tuple[ModelState, str]:
     """Go back on a person's word; returns the new state and what will happen, or why nothing can.
 
-    An active rollout goes back to its stable release; a settled one to the last verified release
+    An active rollout goes back to its stable release, a first one to nothing; a settled one to the last verified release
     before it that `want` still knows and has not rejected. The state is unchanged when there is
     nothing to go back to.
     """
@@ -48,7 +51,7 @@ def request_rollback(
         return state, f"nothing runs in {environment}"
     else:
         rollout, back = None, _before(state, want)
-    if back is None:
+    if back is None and rollout is None:
         return state, "there is no verified release to go back to"
     base = rollout or Rollout(environment, str(state.stable), back, Phase.ROLLING_BACK, now)
     leaving = replace(
@@ -62,14 +65,15 @@ def request_rollback(
         by=by,
         ended=None,
     )
-    return replace(state, rollout=leaving), f"{base.release} goes back to {back}"
+    return replace(state, rollout=leaving), f"{base.release} goes back to {back or 'nothing'}"
 
 
 def _before(state: ModelState, want: Want | None) -> str | None:
     """Return the last verified release before the one that runs."""
     earlier = [r for r in reversed(state.verified) if r != state.stable]
     if want is not None:
-        earlier = [r for r in earlier if r in want.known and r not in want.rejected]
+        rejected = held_back(state, want).rejected
+        earlier = [r for r in earlier if r in want.known and r not in rejected]
     return next(iter(earlier), None)
 
 
@@ -83,7 +87,7 @@ def finish_rollback(
         rollout = replace(rollout, entered=now)
     if rollout.entered is None:
         return _give_up(state, rollout, plan, seen, now, notes)
-    if wants(want, rollout):
+    if wants(want, rollout) and not _moved_on(want, rollout):
         return rollout
     text = f"{rollout.environment}: {rollout.release} → {rollout.stable or 'nothing'}: {rollout.reason}"
     notes.append(Note("rolled-back", rollout.release, text))
@@ -103,6 +107,26 @@ def _give_up(
     text = f"{rollout.environment}: stays on {rollout.release}, {back} can't be gone back to: {why}"
     notes.append(Note("problem", rollout.release, text))
     return replace(rollout, phase=Phase.HEALTHY, weight=100, verdict="", reason=text, ended=now)
+
+
+def _moved_on(want: Want, rollout: Rollout) -> bool:
+    """Tell whether a person decided anew: something else is named here, or is new in what this rests on.
+
+    Git may lack the rollback for long, e.g. where the agent may not push; people need not wait for that.
+    """
+    for target in want.targets:
+        if target.environment == rollout.environment:
+            return target.release != rollout.release
+        fresh = target.release in want.known - {rollout.release}
+        if fresh and is_new(target.release, rollout.stable, want.rejected):
+            return True
+    return True
+
+
+def held_back(state: ModelState, want: Want) -> Want:
+    """Return what Git wants with the releases taken for rejected whose rollback it does not know yet."""
+    left = {rollout.release for rollout in state.unwritten}
+    return dataclasses.replace(want, rejected=want.rejected | left) if left else want
 
 
 def wants(want: Want, rollout: Rollout) -> bool:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from tidegate.core.leaving import finish_rollback, request_rollback, wants
+from tidegate.core.leaving import finish_rollback, held_back, request_rollback, wants
 from tidegate.core.looking import enter, look, prepare, steps
 from tidegate.core.plan import Plan
 from tidegate.core.release import is_new
@@ -56,11 +56,12 @@ class Decision:
 def decide(state: ModelState, want: Want, seen: Seen, now: float) -> Decision:
     """Take one look. Pure: the same arguments give the same decision."""
     notes: list[Note] = []
+    state = _told(state, want)
     if seen.workloads is None:
         return _unseen(state, want, seen, now)
     if state == ModelState():
         state = _adopt(want, seen, notes)
-    state = _follow_git(state, want, now, notes)
+    state = _follow_git(state, held_back(state, want), now, notes)
     rollout = state.rollout
     if rollout is not None:
         plan = _plan(want, rollout)
@@ -70,7 +71,7 @@ def decide(state: ModelState, want: Want, seen: Seen, now: float) -> Decision:
             rollout = look(rollout, plan, seen, now, notes)
         elif rollout.phase is Phase.ROLLING_BACK:
             rollout = finish_rollback(state, rollout, plan, want, seen, now, notes)
-        state = _settle(replace(state, rollout=rollout), plan, now, notes)
+        state = _settle(replace(state, rollout=rollout), plan, want, now, notes)
     state, idle = _retire(state, seen, now)
     return Decision(state, (*_actions(state, want, seen), *idle), tuple(notes))
 
@@ -83,7 +84,7 @@ def _unseen(state: ModelState, want: Want, seen: Seen, now: float) -> Decision:
     notes: list[Note] = []
     rollout, served = state.rollout, (Phase.PROGRESSING, Phase.VERIFIED, Phase.ROLLING_BACK)
     if rollout is None or rollout.phase not in served:
-        return Decision(state, ())
+        return Decision(state, _write_backs(state, want))
     plan = _plan(want, rollout)
     if rollout.phase is Phase.ROLLING_BACK:
         rollout = finish_rollback(state, rollout, plan, want, seen, now, notes)
@@ -91,11 +92,17 @@ def _unseen(state: ModelState, want: Want, seen: Seen, now: float) -> Decision:
         rollout = look(rollout, plan, seen, now, notes)
     state = replace(state, rollout=rollout)
     if rollout.phase is Phase.ROLLED_BACK:
-        state = _settle(state, plan, now, notes)
+        state = _settle(state, plan, want, now, notes)
     return Decision(state, _write_backs(state, want), tuple(notes))
 
 
 # ---------------------------------------------------------------- what Git says
+def _told(state: ModelState, want: Want) -> ModelState:
+    """Forget the rollbacks that Git knows of by now."""
+    unwritten = tuple(r for r in state.unwritten if wants(want, r))
+    return state if unwritten == state.unwritten else replace(state, unwritten=unwritten)
+
+
 def _plan(want: Want, rollout: Rollout) -> Plan:
     target = want.target(rollout.environment)
     return target.plan if target else Plan()
@@ -171,13 +178,15 @@ def _begin(
 
 
 # ---------------------------------------------------------------- settling
-def _settle(state: ModelState, plan: Plan, now: float, notes: list[Note]) -> ModelState:
+def _settle(state: ModelState, plan: Plan, want: Want, now: float, notes: list[Note]) -> ModelState:
     """Make a verified release stable (not a canary's), or drop one that was left."""
     rollout = state.rollout
     if rollout is None:
         return state
     if rollout.phase is Phase.ROLLED_BACK and (rollout.ended == now):
-        state = _retire_release(replace(state, stable=rollout.stable), rollout.release, now)
+        untold = (rollout,) if wants(want, rollout) else ()
+        state = replace(state, stable=rollout.stable, unwritten=(*state.unwritten, *untold))
+        state = _retire_release(state, rollout.release, now)
         return replace(state, verified=tuple(r for r in state.verified if r != rollout.release))
     if rollout.phase is not Phase.VERIFIED or rollout.environment == "canary":
         return state
@@ -238,5 +247,7 @@ def _actions(state: ModelState, want: Want, seen: Seen) -> tuple[Action, ...]:
 def _write_backs(state: ModelState, want: Want) -> tuple[WriteBack, ...]:
     """Tell Git of what was left, once the router has let go of it."""
     rollout = state.rollout
-    leaving = rollout is not None and rollout.phase is Phase.ROLLING_BACK and rollout.entered is not None
-    return (WriteBack(rollout),) if rollout and leaving and wants(want, rollout) else ()
+    due = [replace(left, stable=state.stable) for left in state.unwritten]
+    if rollout and rollout.phase is Phase.ROLLING_BACK and rollout.entered is not None:
+        due.append(rollout)
+    return tuple(WriteBack(left) for left in due if wants(want, left))

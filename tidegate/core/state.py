@@ -88,13 +88,15 @@ class ModelState(msgspec.Struct, frozen=True):
     """All that the agent remembers of a model on a plane.
 
     `stable` is the release that traffic rests on; `verified` those that once were, oldest first;
-    `retiring` maps a release that is kept warm to the time when it may be stopped.
+    `retiring` maps a release that is kept warm to the time when it may be stopped. `unwritten` are
+    rollbacks that ended before Git was told: until it is, their releases count as rejected here.
     """
 
     stable: str | None = None
     rollout: Rollout | None = None
     verified: tuple[str, ...] = ()
     retiring: dict[str, float] = {}
+    unwritten: tuple[Rollout, ...] = ()
 
     @property
     def active(self) -> Rollout | None:
