@@ -126,11 +126,6 @@ class Desired:
     records: Mapping[str, ReleaseRecord] = field(default_factory=dict)  # by release id
     rejections: Mapping[str, Rejection] = field(default_factory=dict)  # by release id
 
-    def wanted(self, environment: str, model: str) -> str | None:
-        """Return the release that an environment wants of a model."""
-        found = self.environments.get(environment)
-        return found.releases.get(model) if found else None
-
     def models(self) -> tuple[str, ...]:
         """Return every model that an environment names, sorted."""
         return tuple(sorted({m for env in self.environments.values() for m in env.releases}))

@@ -139,7 +139,7 @@ def test_a_later_merge_by_a_person_is_not_reverted(rig: Rig) -> None:
 
 
 def test_an_agent_that_may_not_push_still_follows_people(rig: Rig) -> None:
-    """main is protected: B stays out and the status says why; C is followed, over restarts; then Git is told."""
+    """B stays out and the status says why; C is followed, over restarts; in the end Git is told."""
     for _ in range(90):
         rig.repository.fail_next(Refused("main is protected"), "commit")
     canary(rig).bad[B] = 0.5
@@ -433,7 +433,7 @@ def test_a_rollback_goes_back_at_once_and_is_answered(rig: Rig) -> None:
     assert [r for _, r in rig.workloads.running] == [B]
     request = ask(rig, model=MODEL, environment="production", by="Ann", reason="odd answers")
     rig.drive(10)
-    assert rig.inbox.results[request] == {"accepted": True, "text": f"{B} goes back to {A}"}
+    assert rig.inbox.results[request] == {"accepted": True, "text": f"{B} goes back to {A}", "release": B}
     assert (rig.weights, rig.named("production"), rig.named("canary")) == ({A: 100}, A, A)
     assert rig.rejection(B) is None
     assert "Ann asked: odd answers" in rig.repository.log[0].change.body
@@ -475,7 +475,7 @@ def test_no_request_is_followed_twice() -> None:
     assert rig.weights == {B: 100}
     rig.inbox.mend()
     rig.drive(3)
-    assert rig.inbox.results[request] == {"accepted": True, "text": f"{C} goes back to {B}"}
+    assert rig.inbox.results[request] == {"accepted": True, "text": f"{C} goes back to {B}", "release": C}
     rig.drive(20)
     assert rig.weights == {B: 100}
 
@@ -513,7 +513,7 @@ def test_run_survives_a_full_disk_at_its_start() -> None:
 
 
 def test_run_survives_a_defect_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
-    """An error that nobody foresaw is a problem with its traceback in the log, and over with the next look."""
+    """An unforeseen error is a problem, with its traceback in the log, and over with the next look."""
     from tidegate.agent.loop import Agent
 
     rig = Rig(envs(A, A))
@@ -551,5 +551,26 @@ def test_a_first_release_is_taken_back_to_nothing() -> None:
     assert rig.weights == {B: 100}
     request = ask(rig, model=MODEL, environment="canary", by="Ann")
     rig.drive(10)
-    assert rig.inbox.results[request] == {"accepted": True, "text": f"{B} goes back to nothing"}
+    assert rig.inbox.results[request] == {"accepted": True, "text": f"{B} goes back to nothing", "release": B}
     assert (rig.weights, rig.named("canary")) == ({}, None)
+
+
+def test_the_aliases_are_mirrored_again_after_a_failure_and_every_five_minutes() -> None:
+    """A registry that is away is tried with back-off; one that was moved by hand is put right in time."""
+    calls: list[float] = []
+    rig = Rig(envs(A, A))
+
+    def mirror(_: object) -> None:
+        calls.append(rig.clock.now())
+        if len(calls) <= 3:
+            raise Unreachable("no registry")
+
+    rig._planned["mirror"] = mirror
+    rig.restart()
+    rig.drive(30)
+    assert len(calls) == 4
+    assert rig.problems == ""
+    rig.drive(250)
+    assert len(calls) == 4
+    rig.drive(60)
+    assert len(calls) == 5

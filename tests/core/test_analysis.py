@@ -55,7 +55,6 @@ def test_a_healthy_canary_passes_its_limits() -> None:
     results = after(*HEALTHY)
     assert results["errors"].verdict is Verdict.PASS
     assert results["latency"].verdict is Verdict.PASS
-    assert analysis.conclude(list(results.values())) is Verdict.PASS
 
 
 def test_clean_arms_are_no_proof_that_they_are_equal() -> None:
@@ -67,24 +66,17 @@ def test_clean_arms_are_no_proof_that_they_are_equal() -> None:
 def test_a_few_requests_are_not_enough() -> None:
     """Ten clean requests pass nothing: the bound is far above the limit."""
     results = after(Window(arm(10), arm(90), 0.1))
-    assert analysis.conclude(list(results.values())) is Verdict.INCONCLUSIVE
+    assert results["errors"].verdict is Verdict.INCONCLUSIVE
     assert results["errors"].bound is not None
     assert results["errors"].bound > 0.02
 
 
 def test_nothing_counted_is_an_error() -> None:
     """No requests at all, and requests without latencies, are ERROR: nobody looked."""
-    assert analysis.conclude(list(after().values())) is Verdict.ERROR
+    assert after()["errors"].verdict is Verdict.ERROR
     blind = after(*[Window(Counts(500, 0), Counts(500, 0), 0.5)] * 3)
     assert blind["errors"].verdict is Verdict.PASS
     assert blind["latency"].verdict is Verdict.ERROR
-
-
-def test_no_checks_conclude_nothing() -> None:
-    """Of no results, and of dry runs alone, the verdict is ERROR, never PASS."""
-    assert analysis.conclude([]) is Verdict.ERROR
-    dry = after(*HEALTHY, checks=(replace_check(ERRORS, dry_run=True),))
-    assert analysis.conclude(list(dry.values())) is Verdict.ERROR
 
 
 def replace_check(check: Check, **changes: object) -> Check:
@@ -108,7 +100,6 @@ def test_worse_than_stable_fails_below_the_absolute_limit() -> None:
     assert results["errors"].verdict is not Verdict.FAIL
     assert results["errors-vs-stable"].verdict is Verdict.FAIL
     assert "1.25 × stable's 0.06% (12/21600)" in results["errors-vs-stable"].reason
-    assert analysis.conclude(list(results.values())) is Verdict.FAIL
 
 
 def test_errors_of_both_arms_do_not_blame_the_canary_against_stable() -> None:
@@ -178,7 +169,6 @@ def test_without_stable_the_comparison_does_not_apply(window: Window) -> None:
     for name in ("errors-vs-stable", "latency-vs-stable"):
         assert results[name].verdict is Verdict.INCONCLUSIVE
         assert not results[name].applicable
-    assert analysis.conclude(list(results.values())) is Verdict.PASS
 
 
 def test_dry_run_checks_change_no_conclusion() -> None:
@@ -188,7 +178,6 @@ def test_dry_run_checks_change_no_conclusion() -> None:
     results = after(*looks, checks=checks)
     assert results["errors"].verdict is Verdict.FAIL
     assert results["errors"].dry_run
-    assert analysis.conclude(list(results.values())) is Verdict.PASS
     evidence = analysis.start(checks)
     for look in looks:
         evidence = analysis.update(evidence, checks, look, ALPHA)

@@ -631,7 +631,7 @@ def test_a_rollback_to_what_never_comes_up_is_given_up() -> None:
     world.starts_ready = False
     world.run(70)
     assert (world.router, world.state.stable, world.rollout.phase) == ({B: 100}, B, Phase.HEALTHY)
-    assert "problem" in world.notes
+    assert "gave-up" in world.notes
     assert set(world.running) == {B}
 
 

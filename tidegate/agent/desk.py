@@ -68,4 +68,6 @@ def _roll_back(
     by, reason = str(payload.get("by", "somebody")), str(payload.get("reason", ""))
     state, text = request_rollback(before, environment, by=by, reason=reason, now=now, want=want(model))
     models[model] = state
-    return {"accepted": state is not before, "text": text}
+    answer = {"accepted": state is not before, "text": text}
+    left = state.rollout.release if state is not before and state.rollout else ""
+    return answer | ({"release": left} if left else {})

@@ -16,9 +16,9 @@ from typing import Any
 import msgspec
 
 from tidegate.agent.desk import Answers, Desk
-from tidegate.agent.gitview import GitView, behind, refusals, wanted
+from tidegate.agent.gitview import MAX_BACKOFF, GitView, behind, refusals, wanted
 from tidegate.agent.hands import Hands
-from tidegate.agent.jobs import Jobs
+from tidegate.agent.jobs import BackOff, Jobs
 from tidegate.agent.sight import Sight, View
 from tidegate.config import AgentSpec, Desired
 from tidegate.core import rollout as core
@@ -41,6 +41,7 @@ from tidegate.ports import (
 
 log = logging.getLogger(__name__)
 
+MIRROR_AGAIN = 300.0  # seconds until the registry's aliases are looked at again
 BUSY_PAUSE = 0.05  # seconds between ticks while something has just changed
 
 
@@ -68,6 +69,8 @@ class _Memory:
     models: dict[str, ModelState] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
     mirrored: str = ""
+    mirrored_at: float = 0.0
+    mirror_later: BackOff = field(default_factory=BackOff)
     pending: list[Event] = field(default_factory=list)  # told by jobs, not stored yet
     served: RouteTable | None = None  # what the router was last known to serve as told
     leased: float = 0.0
@@ -303,6 +306,11 @@ class Agent:
                 self.git.take(job, now)
             elif job.key == "mirror":
                 self._problem("mirror", str(job.error) if job.error else "")
+                if job.error:
+                    self.memory.mirrored = ""
+                    self.memory.mirror_later.failed("mirror", now, MAX_BACKOFF)
+                else:
+                    self.memory.mirror_later.done("mirror")
             else:
                 told = self.hands.take(job, now)
                 if told is not None:
@@ -320,10 +328,12 @@ class Agent:
         if self.git.due(now, float(self.spec.poll)):
             self.ports.jobs.submit("git", self.git.fetch)
         desired, mirror = self.git.desired, self.ports.mirror
-        if mirror is None or desired is None or desired.commit == self.memory.mirrored:
+        if mirror is None or desired is None or not self.memory.mirror_later.ready("mirror", now):
             return
-        if self.ports.jobs.submit("mirror", lambda: mirror(desired)):
-            self.memory.mirrored = desired.commit
+        moved = now - self.memory.mirrored_at >= MIRROR_AGAIN  # somebody may have moved an alias by hand
+        due = moved or desired.commit != self.memory.mirrored
+        if due and self.ports.jobs.submit("mirror", lambda: mirror(desired)):
+            self.memory.mirrored, self.memory.mirrored_at = desired.commit, now
 
 
 def _split(route: Route | None) -> str:

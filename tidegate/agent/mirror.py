@@ -41,9 +41,9 @@ def mirror(plane: str) -> Callable[[Desired], None]:
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
         except (OSError, subprocess.TimeoutExpired) as error:
-            raise Unreachable(f"aliases not moved: {error}", "It is tried at the next commit.") from error
+            raise Unreachable(f"aliases not moved: {error}", "It is tried again, with back-off.") from error
         if done.returncode:
             last = (done.stderr.strip() or done.stdout.strip() or "no output").splitlines()[-1]
-            raise Unreachable(f"aliases not moved: {last}", "It is tried at the next commit.")
+            raise Unreachable(f"aliases not moved: {last}", "It is tried again, with back-off.")
 
     return run

@@ -60,7 +60,6 @@ _COLOURS = {
     "Verified": "green",
     "Progressing": "cyan",
     "Pending": "yellow",
-    "Paused": "yellow",
 }
 _MARKS = {"PASS": "[green]✔[/]", "FAIL": "[red]✘[/]", "INCONCLUSIVE": "[yellow]…[/]", "ERROR": "[red]?[/]"}
 
@@ -167,10 +166,14 @@ def rollback(
             raise Refused(str(answer["text"]), "See what runs: tidegate status")
         for event in read_events(_state_path(checkout), spec.plane, 20):
             key = (event.at, event.kind)
-            if event.at >= began and event.model == model and key not in told:
+            # Another rollback of this model may end meanwhile: only what was asked for here is told.
+            mine = answer and (event.model, event.release) == (model, answer.get("release", event.release))
+            if event.at >= began and mine and key not in told:
                 told.add(key)
                 if not as_json:
                     typer.echo(f"{event.at - began:5.1f} s  {event.text}")
+                if event.kind == "gave-up":
+                    raise Refused(event.text, "See what runs: tidegate status")
                 if event.kind == "rolled-back":
                     if as_json:
                         took = round(event.at - began, 2)

@@ -1,7 +1,7 @@
 """Evidence + limits → one result a check: what a rollout decides by. Pure.
 
-Call `start` once, `update` with every look, `judge` after it and `conclude` for a step's verdict. The
-rules for latency against stable, late changes and what holds a step: docs/decisions/0001-evidence.md.
+Call `start` once, `update` with every look and `judge` after it. The rules for
+latency against stable, late changes and what holds a step: docs/decisions/0001-evidence.md.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tidegate.core import evidence as ev
 from tidegate.core.counts import Counts, Window, delta
 from tidegate.core.plan import Check
 from tidegate.core.pooling import Evidence, Part, breached, parts_of, start, threshold, update
-from tidegate.core.verdict import Finding, Verdict, worst
+from tidegate.core.verdict import Verdict
 
 __all__ = [
     "CheckResult",
@@ -23,7 +23,6 @@ __all__ = [
     "Evidence",
     "Window",
     "breached",
-    "conclude",
     "delta",
     "judge",
     "start",
@@ -44,7 +43,7 @@ class CheckResult:
     FAIL means it ever reached `threshold`. `bound` is the anytime-valid upper bound at `CONFIDENCE` in
     the unit of `observed`, for the relative error part a multiple of stable, None when there is none.
     `applicable` is False when the part can't be judged at this weight (no stable to compare with);
-    `blocking` is False for parts that never hold a step (against stable, dry run): see `conclude`.
+    `blocking` is False for parts that never hold a step (against stable, dry run): they only fail it.
     `against` is true while the evidence leans against the release (3 or more).
     """
 
@@ -79,10 +78,6 @@ class CheckResult:
         extra = {"verdict": str(self.verdict), "evidence": self.evidence, "against": self.against}
         return {**asdict(self), **extra, "bound": bound}
 
-    def finding(self) -> Finding:
-        """Return it as a report's finding."""
-        return Finding(self.name, self.verdict, self.observed, self.limit, self.reason)
-
 
 def judge(
     evidence: Evidence, checks: Sequence[Check], alpha: float, confidence: float = CONFIDENCE
@@ -108,18 +103,6 @@ def judge(
             result = _fit(result, evidence)
         results.append(replace(result, dry_run=check.dry_run, blocking=result.blocking and not check.dry_run))
     return tuple(results)
-
-
-def conclude(results: Sequence[CheckResult]) -> Verdict:
-    """Return a step's verdict: FAIL if any part failed, else the worst of the parts that hold a step.
-
-    Parts against stable never hold a step, they only fail it: two healthy arms with hardly an error
-    give no proof in any reasonable time. `dryRun` checks count for nothing. Of nothing left: ERROR.
-    """
-    counted = [r for r in results if not r.dry_run]
-    if any(r.verdict is Verdict.FAIL for r in counted):
-        return Verdict.FAIL
-    return worst(r.verdict for r in counted if r.blocking and r.applicable)
 
 
 def _fit(result: CheckResult, evidence: Evidence) -> CheckResult:

@@ -34,9 +34,9 @@ def request_rollback(
 ) -> tuple[ModelState, str]:
     """Go back on a person's word; returns the new state and what will happen, or why nothing can.
 
-    An active rollout goes back to its stable release, a first one to nothing; a settled one to the last verified release
-    before it that `want` still knows and has not rejected. The state is unchanged when there is
-    nothing to go back to.
+    An active rollout goes back to its stable release, a first one to nothing; a settled one to the
+    last verified release before it that `want` still knows and has not rejected. The state is
+    unchanged when there is nothing to go back to.
     """
     if want is not None and want.target(environment) is None:
         return state, f"this plane holds no environment {environment or '(none named)'}"
@@ -105,7 +105,7 @@ def _give_up(
         return rollout
     why = seen.missing.get(back) or seen.failed.get(back) or "it never became ready"
     text = f"{rollout.environment}: stays on {rollout.release}, {back} can't be gone back to: {why}"
-    notes.append(Note("problem", rollout.release, text))
+    notes.append(Note("gave-up", rollout.release, text))
     return replace(rollout, phase=Phase.HEALTHY, weight=100, verdict="", reason=text, ended=now)
 
 

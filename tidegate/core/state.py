@@ -24,7 +24,6 @@ class Phase(StrEnum):
 
     PENDING = "Pending"  # its workload is being started and warmed; no traffic yet
     PROGRESSING = "Progressing"
-    PAUSED = "Paused"
     VERIFIED = "Verified"  # every step passed; still watched
     HEALTHY = "Healthy"  # settled: this is what the environment runs
     ROLLING_BACK = "RollingBack"
@@ -32,7 +31,7 @@ class Phase(StrEnum):
     DEGRADED = "Degraded"
 
 
-ACTIVE = frozenset({Phase.PENDING, Phase.PROGRESSING, Phase.PAUSED, Phase.VERIFIED})
+ACTIVE = frozenset({Phase.PENDING, Phase.PROGRESSING, Phase.VERIFIED})
 
 
 class Mark(msgspec.Struct, frozen=True):
