@@ -168,9 +168,6 @@ class Plane(RuleBasedStateMachine):
         rollout = state.rollout
         if len(split) == 2:
             assert rollout
-            if rollout.phase is Phase.ROLLING_BACK:  # asked by a person since the last look
-                return
-            assert split[rollout.release] == rollout.weight
             plans = (self.world.canary_plan, self.world.production_plan)
             planned = {
                 s.set_weight
@@ -178,7 +175,9 @@ class Plane(RuleBasedStateMachine):
                 for e in ("canary", "production")
                 for s in steps(p, e, rollout.stable)
             }
-            assert rollout.weight in planned
+            assert split[rollout.release] in planned
+            if rollout.phase is not Phase.ROLLING_BACK:  # that may have been asked since the last look
+                assert split[rollout.release] == rollout.weight
 
     @invariant()
     def canary_never_becomes_stable(self) -> None:

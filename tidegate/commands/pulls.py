@@ -93,6 +93,7 @@ def pr_merge(
 
     _, where = _origin()
     commit = where.merge(number, approver, reason)
+    _poke()
     if not as_json:
         _say(f"merged {number} as {commit[:12]}")
     store = RunStore(where.path) if isinstance(where, LocalForge) else None
@@ -103,6 +104,19 @@ def pr_merge(
         _say(json.dumps({"number": number, "commit": commit, "runs": runs}, indent=1))
     if not passed:
         raise typer.Exit(1)
+
+
+def _poke() -> None:
+    """Let the agents of this machine look at Git at once; those of others see it when they poll."""
+    from tidegate import planes, wiring
+    from tidegate.adapters.sqlite import SqliteInbox
+    from tidegate.agent.locks import agent_runs
+
+    checkout = wiring.find_checkout()
+    home = wiring.home(checkout)
+    for plane in planes.names(checkout):
+        if agent_runs(home.plane(plane)):
+            SqliteInbox(wiring.state_path(wiring.platform(checkout, plane), home)).send(plane, "poke", {})
 
 
 @pr.command("report")
