@@ -20,7 +20,7 @@ import msgspec
 from tidegate.core.plan import Plan, Seconds
 from tidegate.core.release import ReleaseRecord, is_release_id
 from tidegate.documents import Lines, convert, read_yaml
-from tidegate.errors import ConfigError
+from tidegate.errors import ConfigError, suggest
 
 _MODEL = re.compile(r"[a-z0-9][a-z0-9._-]*")  # it becomes part of paths, routes and process names
 ENVIRONMENTS = ("staging", "canary", "production")
@@ -269,7 +269,29 @@ def parse_desired(commit: str, files: Mapping[str, str]) -> Desired:
         else:
             record = parse_record(text, path)
             records[record.id] = record
+    for environment in environments.values():
+        _recorded(environment, records, files)
     return Desired(commit, environments, records, rejections)
+
+
+def _recorded(
+    environment: Environment, records: Mapping[str, ReleaseRecord], files: Mapping[str, str]
+) -> None:
+    """Refuse a release that has no record: a misspelt model or id must not take the right one's place."""
+    path = f"envs/{environment.name}/release.yaml"
+    for model, release in environment.releases.items():
+        record = records.get(release)
+        if record is not None and record.model == model:
+            continue
+        line = read_yaml(files[path], path)[1].get(f"$.models.{model}", 1)
+        models = {r.model for r in records.values()}
+        known = sorted(r.id for r in records.values() if r.model == model)
+        close = suggest(release, known, "") if known else suggest(model, models, "")
+        raise ConfigError(
+            f"{release} of {model} has no record in envs/releases/{model}/",
+            close or "Merge its record, or correct the line.",
+            where=f"{path}:{line}",
+        )
 
 
 def read_envs(root: Path) -> dict[str, str]:

@@ -87,12 +87,21 @@ def test_a_release_without_a_record_is_not_taken_up(rig: Rig) -> None:
     text = envs()[f"envs/releases/{MODEL}/{B}.yaml"]
     rig.push(canary=B)
     rig.drive(5)
-    assert f"asks for {B}" in rig.problems
-    assert "no record" in rig.problems
+    assert f"envs/canary/release.yaml:2: {B} of {MODEL} has no record" in rig.problems
+    assert "Merge its record" in rig.problems
     assert rig.weights == {A: 100}
     rig.repository.push({f"envs/releases/{MODEL}/{B}.yaml": text})
     rig.drive(10)
     assert (rig.problems, bool(rig.weights.get(B))) == ("", True)
+
+
+def test_a_misspelt_model_takes_nothing_down(rig: Rig) -> None:
+    """A typo in a model's name must not read as "this model is wanted nowhere any more"."""
+    rig.repository.push({"envs/production/release.yaml": f"models:\n  {MODEL}x: {A}\n"})
+    rig.drive(10)
+    assert rig.weights == {A: 100}
+    assert f"envs/production/release.yaml:2: {A} of {MODEL}x has no record" in rig.problems
+    assert f"Did you mean `{MODEL}`?" in rig.problems
 
 
 def test_a_rejected_release_asked_for_again_is_a_problem_that_says_so(rig: Rig) -> None:

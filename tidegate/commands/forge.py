@@ -67,7 +67,7 @@ def forge_init(
         _say(json.dumps({**shown, "workflows": list(chosen) or "all"}, indent=1))
         return
     _say(f"workflows  {', '.join(chosen) or 'all'}\nstores     {settings.home}\nprograms   {settings.venv}")
-    _say(f"forge ready: git remote add origin {folder.absolute()} && git push origin main")
+    _say(f"forge ready: git remote add origin {folder.absolute()} && git push -u origin main")
 
 
 def _chosen(checkout: Path, named: str) -> tuple[str, ...]:

@@ -278,6 +278,11 @@ def _go_on_with(origin: Any, where: Any, target: Any, timeout: float) -> None:
     from tidegate.core.promotion import Outcome, findings
     from tidegate.report import rollout_section
 
+    if origin.read(origin.look(), target.record) is None:
+        raise Refused(
+            f"{target.path} names {target.release} of {target.model}, which has no record {target.record}",
+            "Correct the line: the planes keep what they had.",
+        )
     plane = wiring.platform(origin.checkout, target.environment).plane
     result, reason, status = promotion.wait(origin, target, plane, SystemClock(), timeout, _say)
     name = f"{target.model} {target.release}"

@@ -72,7 +72,11 @@ def render(found: dict[str, Any]) -> Any:
 
     trees = []
     for plane in found["planes"]:
-        agent = "[green]agent runs[/]" if plane["agent"] == "running" else "[red]no agent: tidegate up[/]"
+        agent = (
+            "[green]agent runs[/]"
+            if plane["agent"] == "running"
+            else "[red]stopped[/] (start it: tidegate up)"
+        )
         at = f" at {plane['commit'][:7]}" if plane["commit"] else ""
         tree = Tree(f"[bold]{plane['plane']}[/] plane  {plane['url']}  {agent}{at}")
         for model, environments in plane["models"].items():
