@@ -97,13 +97,13 @@ def refusals(desired: Desired, model: str, want: Want, running: str | None) -> d
     """
     texts = {}
     for target in want.targets:
-        asks = f"envs/{target.environment}/release.yaml asks for {target.release} of {model}, which"
         text = ""
-        if target.release and target.release not in want.known:
-            text = f"{asks} has no record in envs/releases/{model}/. Merge its record, or correct the line."
-        elif target.release in desired.rejections and target.release != running:
+        if target.release in desired.rejections and target.release != running:
             why = desired.rejections[str(target.release)].reason
-            text = f"{asks} was rejected ({why}). Promote another, or delete its .rejected.yaml to try again."
+            text = (
+                f"envs/{target.environment}/release.yaml asks for {target.release} of {model}, which was rejected "
+                f"({why}). Promote another, or delete its .rejected.yaml to try again."
+            )
         texts[target.environment] = text
     return texts
 
