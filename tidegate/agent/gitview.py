@@ -101,8 +101,8 @@ def refusals(desired: Desired, model: str, want: Want, running: str | None) -> d
         if target.release in desired.rejections and target.release != running:
             why = desired.rejections[str(target.release)].reason
             text = (
-                f"envs/{target.environment}/release.yaml asks for {target.release} of {model}, which was rejected "
-                f"({why}). Promote another, or delete its .rejected.yaml to try again."
+                f"envs/{target.environment}/release.yaml asks for {target.release} of {model}, which was "
+                f"rejected ({why}). Promote another, or delete its .rejected.yaml to try again."
             )
         texts[target.environment] = text
     return texts
