@@ -83,3 +83,16 @@ def test_the_rejection_parses_again(reason: str) -> None:
     text = yaml.safe_dump(plan.rejection, sort_keys=False, allow_unicode=True, width=100)
     read = parse_desired("c", envs(A, A) | {f"envs/releases/toy/{B}.rejected.yaml": text})
     assert read.rejections[B].reason == reason
+
+
+def test_a_persons_rollback_names_who_and_why() -> None:
+    """History tells a person's decision from the agent's, and gives the reason in one line."""
+    import msgspec
+
+    asked = msgspec.structs.replace(rollout(reject=False), by="ada", reason="ada asked: late\nin Denver")
+    plan = plan_write_back(
+        asked, "toy", ["production", "canary"], envs(A, B), {"production": A, "canary": B}, 0
+    )
+    assert plan
+    assert plan.trailers["Tidegate-Author"] == "ada"
+    assert plan.trailers["Tidegate-Reason"] == "ada asked: late in Denver"

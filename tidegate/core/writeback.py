@@ -57,6 +57,8 @@ def plan_write_back(
         "Tidegate-Observed": str(rejection["observed"]) if rejection else "-",
         "Tidegate-Limit": str(rejection["limit"]) if rejection else "-",
     }
+    if rollout.by:  # a person's word: history says whose, and why
+        trailers |= {"Tidegate-Author": rollout.by, "Tidegate-Reason": " ".join(rollout.reason.split())}
     return WriteBackPlan(
         changed,
         f"Roll back {model} in {rollout.environment} from {release} to {back}",
