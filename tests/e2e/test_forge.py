@@ -22,6 +22,7 @@ from tidegate.adapters.act import stop_tree
 from tidegate.adapters.git import GitRepository
 from tidegate.core.release import BentoRef, RegistryRef, ReleaseRecord
 from tidegate.forge.runs import Run, RunStore, stop
+from tidegate.packaging import record_text
 
 ROOT = Path(__file__).parents[2]
 TIDEGATE = Path(sys.executable).with_name("tidegate")
@@ -382,6 +383,18 @@ def replace_record(**fields: str) -> ReleaseRecord:
     return msgspec.structs.replace(RECORD, **fields)
 
 
+OTHER = replace_record(commit="e" * 40)
+
+
+def test_a_release_without_a_record_goes_nowhere(house: Forge) -> None:
+    """A line that names what has no record ends the promotion at once, and says what to correct."""
+    house.push({"envs/staging/release.yaml": "models:\n  tiny: bbbbbbbbbbbb\n"}, TIDEGATE_FOLLOW="0")
+    stop(house.store, (), stop_tree)
+    said = house.tidegate("promote", "--continue", "--since", "HEAD~1", code=1)
+    assert "bbbbbbbbbbbb of tiny, which has no record" in said
+    assert "Correct the line" in said
+
+
 @pytest.mark.parametrize(
     ("phase", "url"), [("RolledBack", "http://x/"), ("Healthy", "http://bad/"), ("Healthy", "")]
 )
@@ -422,12 +435,13 @@ def test_refusals(house: Forge) -> None:
 
 
 @pytest.mark.parametrize(
-    ("correction", "promoted"), [(None, False), (RECORD.id, False), ("bbbbbbbbbbbb", True)], ids=str
+    ("correction", "promoted"), [(None, False), (RECORD.id, False), (OTHER.id, True)], ids=str
 )
 def test_a_correction_of_main(house: Forge, correction: str | None, promoted: bool) -> None:
     """A push that mends a release.yaml promotes only what differs from the last tree that could be read."""
     path = "envs/staging/release.yaml"
-    house.push({path: f"models:\n  tiny: {RECORD.id}\n"}, TIDEGATE_FOLLOW="0")
+    records = {f"envs/releases/tiny/{r.id}.yaml": record_text(r) for r in (RECORD, OTHER)}
+    house.push({path: f"models:\n  tiny: {RECORD.id}\n", **records}, TIDEGATE_FOLLOW="0")
     house.push({path: "models:\n  tiny: <<<<<<<\n"}, "Break it", TIDEGATE_FOLLOW="0")
     stop(house.store, (), stop_tree)
     before = house.git("rev-parse", "HEAD")
