@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ from typing import Any
 
 from tidegate import config, wiring
 from tidegate.errors import TidegateError
+from tidegate.machine.processes import is_free
 
 GIT_NEEDED = (2, 38)  # merge-tree --write-tree
 PYTHON_NEEDED = (3, 11)
@@ -157,23 +157,12 @@ def check_ports(where: config.Home, platforms: dict[str, config.Platform]) -> It
         if port == "auto":
             continue
         up = (where.sockets / f"{plane}.envoy").exists()
-        taken = port_taken(int(port))
+        taken = not is_free(int(port))
         state = "in use by the plane, as it seems" if taken and up else "in use" if taken else "free"
         action = (
             f"Stop what listens on {port}, or set router.port in envs/*/platform.yaml (auto: a free one)."
         )
         yield Check(f"port {port} ({plane})", up or not taken, state, action)
-
-
-def port_taken(port: int) -> bool:
-    """Whether something on this machine listens on a port, or this user may not."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return True
-    return False
 
 
 def check_stores(where: config.Home, platforms: dict[str, config.Platform]) -> Iterator[Check]:
