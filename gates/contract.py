@@ -154,5 +154,14 @@ def look(subject: gating.Subject[ContractSettings]) -> gating.Looked:
     return gating.Looked(findings, {**measurements, "problems": problems[:5]})
 
 
+GATE = gating.Gate(
+    "contract",
+    ContractSettings,
+    look,
+    needs="endpoint",
+    inputs="The staging endpoint, and the request rows of the model's examples.json.",
+    fix="Correct services/<model>/schema.py or service.py.",
+)
+
 if __name__ == "__main__":
-    sys.exit(gating.run("contract", ContractSettings, look, needs_endpoint=True))
+    sys.exit(GATE.main())

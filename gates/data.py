@@ -109,5 +109,14 @@ def look(subject: gating.Subject[DataSettings]) -> gating.Looked:
     return gating.Looked(findings, {"rows": {split: len(frame) for split, frame in splits.items()}})
 
 
+GATE = gating.Gate(
+    "data",
+    DataSettings,
+    look,
+    needs="files",
+    inputs="The train and holdout splits in data/<model>/.",
+    fix="Correct the source or prepare.py; change a limit only by a reviewed commit that says why.",
+)
+
 if __name__ == "__main__":
-    sys.exit(gating.run("data", DataSettings, look))
+    sys.exit(GATE.main())

@@ -66,5 +66,14 @@ def look(subject: gating.Subject[DriftSettings]) -> gating.Looked:
     return gating.Looked(gate.hold_back(smaller, findings), measurements)
 
 
+GATE = gating.Gate(
+    "drift",
+    DriftSettings,
+    look,
+    needs="files",
+    inputs="The train and holdout splits in data/<model>/.",
+    fix="Find out what moved; train on newer data, or raise that column's limit by a reviewed commit.",
+)
+
 if __name__ == "__main__":
-    sys.exit(gating.run("drift", DriftSettings, look))
+    sys.exit(GATE.main())

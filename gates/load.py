@@ -60,5 +60,14 @@ def look(subject: gating.Subject[LoadSettings]) -> gating.Looked:
 
 _QUANTILES = {"p50": 0.50, "p95": 0.95, "p99": 0.99}
 
+GATE = gating.Gate(
+    "load",
+    LoadSettings,
+    look,
+    needs="endpoint",
+    inputs="The staging endpoint, and the request rows of the model's examples.json.",
+    fix="Profile the service; the report says which quantile broke its objective.",
+)
+
 if __name__ == "__main__":
-    sys.exit(gating.run("load", LoadSettings, look, needs_endpoint=True))
+    sys.exit(GATE.main())

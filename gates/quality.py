@@ -46,14 +46,16 @@ def measure(labels: Any, probabilities: Any) -> dict[str, float]:
 def against(labels: Any, candidate: Any, production: Any, margins: Margins) -> list[Any]:
     """Return the findings of a candidate's predictions beside production's on the same rows."""
     mine, theirs = measure(labels, candidate), measure(labels, production)
+    plain = {name: (mine[name] - theirs[name],) * 2 for name in METRICS}
+    intervals = {name: INTERVALS[name](labels, candidate, production) for name in INTERVALS}
     return [
-        gate.not_worse_than(
+        gate.beside(
             f"{name} against production",
             mine[name],
             theirs[name],
+            {**plain, **intervals}[name],
             getattr(margins, name),
             higher_is_better=name == "auc",
-            interval=INTERVALS[name](labels, candidate, production) if name in INTERVALS else None,
         )
         for name in METRICS
     ]
@@ -95,17 +97,29 @@ def look(subject: gating.Subject[QualitySettings]) -> gating.Looked:
         gate.at_most("calibration_error", mine["calibration_error"], limits.calibration_error),
     ]
     measurements: dict[str, Any] = {"rows": len(labels), "candidate": mine, "production": None}
-    record = baseline.released(subject.root, subject.model)
+    comparisons: list[Any] = []
+    record = subject.production()
     if record is None:
         text = f"no release of {subject.model} is in production: there is nothing to compare with"
-        findings.append(gate.fact("against production", text))
+        findings.append(gate.not_applicable("against production", text))
     else:
         theirs, source = predictions_of(record, subject, candidate, labels)
-        findings += against(labels, candidate, theirs, limits.margins)
+        compared = against(labels, candidate, theirs, limits.margins)
+        findings += [finding for finding, _ in compared]
+        comparisons = [shown for _, shown in compared if shown]
         about = {"release": record.id, "version": record.registry.version, "features_of": source}
         measurements["production"] = {**about, **measure(labels, theirs)}
-    return gating.Looked(gate.hold_back(sample, findings), measurements)
+    return gating.Looked(gate.hold_back(sample, findings), measurements, comparisons)
 
+
+GATE = gating.Gate(
+    "quality",
+    QualitySettings,
+    look,
+    needs="files",
+    inputs="build/<model>/predictions.parquet, the holdout, and production's release from the registry.",
+    fix="Look at what changed since production's release; train on, or go back.",
+)
 
 if __name__ == "__main__":
-    sys.exit(gating.run("quality", QualitySettings, look))
+    sys.exit(GATE.main())

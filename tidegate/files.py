@@ -57,3 +57,8 @@ def digest_folder(folder: Path, *, keep: Callable[[str], bool] = lambda name: Tr
     for name in names:
         total.update(f"{name}\0{digest_file(folder / name)}\n".encode())
     return f"sha256:{total.hexdigest()}"
+
+
+def digest(path: Path) -> str:
+    """Return `sha256:…` of a file, or of a folder; raises FileNotFoundError when there is neither."""
+    return digest_folder(path) if path.is_dir() else digest_file(path)

@@ -1,31 +1,43 @@
 """What every gate script shares: arguments, params.yaml, errors as reports, exit codes.
 
-A script gives a name, the shape of its settings and one function that looks; everything that goes
+A script names its gate, the shape of its settings and one function that looks; everything that goes
 wrong on the way becomes an ERROR report, and a report of an earlier run never survives the start of
-the next one.
+the next one. What a gate reads through its subject is named in its report, with its digest.
 """
 
 from __future__ import annotations
 
 import argparse
 import difflib
+import importlib
 import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, NoReturn, TypeVar
+from typing import Any, Generic, Literal, NoReturn, TypeVar
 
 import msgspec
 
-from tidegate import report
+from tidegate import baseline, report, wiring
 from tidegate.config import merge
+from tidegate.core.exhibits import Chart, Comparison, Table
+from tidegate.core.release import ReleaseRecord
 from tidegate.core.verdict import Finding, Verdict
 from tidegate.documents import convert, read_yaml
 from tidegate.errors import ConfigError, NoData, TidegateError
+from tidegate.files import digest
+from tidegate.machine import copies
 
 PARAMS = "params.yaml"
+BUILTIN = (
+    *("data", "drift", "quality", "slices"),
+    "artifact",
+    *("contract", "parity", "load", "resources", "gpu", "cost"),
+)  # in the order in which they run: cost reads what load measured
+Needs = Literal["files", "release", "endpoint"]
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -33,6 +45,14 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 S = TypeVar("S", bound=Settings)
+
+
+@dataclass
+class _Trace:
+    """What a gate touched while it looked."""
+
+    inputs: set[Path] = field(default_factory=set)
+    against: str = ""
 
 
 @dataclass(frozen=True)
@@ -44,6 +64,7 @@ class Subject(Generic[S]):
     root: Path
     endpoint: str = ""
     release: str = ""
+    trace: _Trace = field(default_factory=_Trace, compare=False, repr=False)
 
     @property
     def package(self) -> str:
@@ -52,19 +73,121 @@ class Subject(Generic[S]):
 
     def data(self, split: str) -> Path:
         """Return a split's file. Raises NoData when the pipeline has not written it."""
-        return _there(self.root / "data" / self.model / f"{split}.parquet", "dvc repro")
+        return self.input(f"data/{self.model}/{split}.parquet")
 
     def built(self, name: str) -> Path:
         """Return a file or folder of build/<model>/. Raises NoData when it is not there."""
-        return _there(self.root / "build" / self.model / name, "dvc repro")
+        return self.input(f"build/{self.model}/{name}")
+
+    def input(self, name: str) -> Path:
+        """Return a file or folder of the checkout, which the report will name. Raises NoData."""
+        path = _there(self.root / name, "dvc repro")
+        self.trace.inputs.add(path)
+        return path
+
+    def record(self) -> ReleaseRecord:
+        """Return the candidate's release record: that of `release`, else the one packaged here last.
+
+        Raises NoData when there is none.
+        """
+        packaged = self.root / "build" / self.model / "release.yaml"
+        committed = self.root / "envs" / "releases" / self.model / f"{self.release}.yaml"
+        path = committed if self.release and committed.is_file() else packaged
+        if not path.is_file():
+            raise NoData(f"no release of {self.model} is packaged here", "Make one with `dvc repro`.")
+        text = path.read_text()
+        value, lines = read_yaml(text, path.name)
+        found = convert(value, ReleaseRecord, where=path.name, lines=lines)
+        if found.model != self.model or (self.release and found.id != self.release):
+            raise NoData(
+                f"{path.relative_to(self.root)} is the record of release {found.id} of {found.model}, "
+                f"not of {self.release or 'any'} of {self.model}",
+                "Fetch the commit that holds the record, or leave --release out.",
+            )
+        self.trace.inputs.add(path)
+        return found
+
+    def production(self) -> ReleaseRecord | None:
+        """Return the record of the release that production wants, or None; the report will name it."""
+        found = baseline.released(self.root, self.model)
+        self.trace.against = found.id if found else ""
+        return found
+
+    def serve(self, record: ReleaseRecord) -> AbstractContextManager[copies.Copy]:
+        """Serve a copy of a release's Bento for the length of a `with` block."""
+        where = wiring.home(self.root)
+        return copies.serve(wiring.bentos_path(wiring.platform(self.root, "staging"), where), record)
+
+    def report(self, gate: str) -> report.Report:
+        """Return another gate's report of the same model and release. Raises NoData unless it is usable."""
+        path = self.root / "build" / self.model / "gates" / f"{gate}.json"
+        found = report.current(report.read_report(path), self.root, model=self.model, release=self.release)
+        if found.verdict is Verdict.ERROR:
+            raise NoData(found.findings[0].reason, f"Run `tidegate gate run {gate} {self.model}` first.")
+        self.trace.inputs.add(path)
+        return found
 
 
 @dataclass(frozen=True)
 class Looked:
-    """What a gate saw: its findings, and the numbers worth keeping beside them."""
+    """What a gate saw: its findings, the numbers worth keeping beside them, and what a person would see.
+
+    `comparisons` stand beside production's on the one page, `charts` and `tables` in the gate's own part.
+    """
 
     findings: Sequence[Finding]
     measurements: Mapping[str, Any] = field(default_factory=dict)
+    comparisons: Sequence[Comparison] = ()
+    charts: Sequence[Chart] = ()
+    tables: Sequence[Table] = ()
+
+
+@dataclass(frozen=True)
+class Gate(Generic[S]):
+    """One gate: its name (that of its file and of its section of params.yaml), settings, and how it looks.
+
+    `needs` says when it can run: `files` of the pipeline, a packaged `release`, or a staging `endpoint`.
+    `inputs` and `fix` are sentences for `tidegate gate explain`; what it decides is its module's docstring.
+    """
+
+    name: str
+    settings: type[S]
+    look: Callable[[Subject[S]], Looked]
+    needs: Needs
+    inputs: str
+    fix: str
+
+    @property
+    def decides(self) -> str:
+        """What it decides: the docstring of its script."""
+        return (sys.modules[self.look.__module__].__doc__ or "").strip()
+
+    def main(self, argv: Sequence[str] | None = None, root: Path | None = None) -> int:
+        """Run the gate in `root` (by default the current folder) and return its exit code; see `run`."""
+        return run(self, argv=argv, root=root)
+
+
+def names(root: Path) -> tuple[str, ...]:
+    """Return the gates of a checkout's gates/: the built-in ones in the order they run, then a user's own."""
+    found = {path.stem.replace("_", "-") for path in (root / "gates").glob("[a-z]*.py")}
+    return (*(name for name in BUILTIN if name in found), *sorted(found - set(BUILTIN)))
+
+
+def load(root: Path, name: str) -> Gate[Any]:
+    """Import `gates/<name>.py` of a checkout and return its GATE. Raises ConfigError."""
+    known = names(root)
+    if name not in known:
+        raise ConfigError(f"no gate is called `{name}`", _close(name, known))
+    if str(root) not in sys.path:
+        sys.path.insert(0, str(root))
+    module = importlib.import_module(f"gates.{name.replace('-', '_')}")
+    gate = getattr(module, "GATE", None)
+    if not isinstance(gate, Gate) or gate.name != name:
+        raise ConfigError(
+            f'gates/{name.replace("-", "_")}.py has no `GATE = gating.Gate("{name}", …)`',
+            "See docs/gates.md for an example.",
+        )
+    return gate
 
 
 def _there(path: Path, command: str) -> Path:
@@ -112,74 +235,94 @@ class _Parser(argparse.ArgumentParser):
         self.exit(Verdict.ERROR.exit_code, f"{self.prog}: {message}\n")
 
 
-def _arguments(gate: str, about: str, needs_endpoint: bool, argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = _Parser(prog=f"gates/{gate}.py", description=about)
+def _arguments(gate: Gate[Any], argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = _Parser(prog=f"gates/{gate.name}.py", description=gate.decides.split("\n", 1)[0])
     parser.add_argument("model", help="the model's name, e.g. flight-delay")
     parser.add_argument("--out", type=Path, help="folder of the report (default: build/<model>/gates)")
     parser.set_defaults(endpoint="", release="")
-    if needs_endpoint:
+    if gate.needs == "endpoint":
         text = "the model's base URL, e.g. http://127.0.0.1:8080/flight-delay"
         parser.add_argument("--endpoint", required=True, metavar="URL", help=text)
+    if gate.needs != "files":
         parser.add_argument("--release", default="", metavar="ID", help="the release that must answer")
     return parser.parse_args(argv)
 
 
-def run(
-    gate: str,
-    shape: type[S],
-    look: Callable[[Subject[S]], Looked],
-    *,
-    needs_endpoint: bool = False,
-    argv: Sequence[str] | None = None,
-) -> int:
-    """Run a gate in the current folder: look, write `<out>/<gate>.{json,md}`, return the exit code.
+def run(gate: Gate[S], *, argv: Sequence[str] | None = None, root: Path | None = None) -> int:
+    """Run a gate in `root`: look, write `<out>/<gate>.{json,md}`, return the exit code.
 
-    Exit code 0 PASS, 1 FAIL, 2 INCONCLUSIVE, 3 ERROR; whatever is raised on the way is an ERROR with
-    its message in the report.
+    Exit code 0 PASS (or not applicable), 1 FAIL, 2 INCONCLUSIVE, 3 ERROR; whatever is raised on the way is
+    an ERROR with its message in the report.
     """
-    about = (sys.modules[look.__module__].__doc__ or "").split("\n", 1)[0]
-    asked = _arguments(gate, about, needs_endpoint, argv)
-    root = Path.cwd()
-    out = asked.out or root / "build" / asked.model / "gates"
+    asked = _arguments(gate, argv)
+    root = root or Path.cwd()
+    out = asked.out or folder(root, asked.model, gate.name)
     began = time.monotonic()
     try:
         for suffix in ("json", "md"):
-            (out / f"{gate}.{suffix}").unlink(missing_ok=True)
-        result = _look(gate, shape, look, asked, root)
+            (out / f"{gate.name}.{suffix}").unlink(missing_ok=True)
+        result = _look(gate, asked, root)
         report.write(result, out)
     except OSError as problem:  # no report could be written: the exit code is all that is left
-        print(f"gates/{gate}.py: the report can't be written: {problem}", file=sys.stderr)
+        print(f"gates/{gate.name}.py: the report can't be written: {problem}", file=sys.stderr)
         return Verdict.ERROR.exit_code
     # Not in the report: the same inputs give the same bytes, and so the same release.
-    print(f"{_line(result)} ({time.monotonic() - began:.1f} s)")
+    print(f"{_line(result)} ({time.monotonic() - began:.1f} s)", flush=True)
     return result.exit_code
 
 
-def _look(
-    gate: str,
-    shape: type[S],
-    look: Callable[[Subject[S]], Looked],
-    asked: argparse.Namespace,
-    root: Path,
-) -> report.Report:
+def folder(root: Path, model: str, gate: str) -> Path:
+    """Return where a gate's report lies; those of gates that a user added have a folder of their own."""
+    reports = root / "build" / model / "gates"
+    return reports if gate in BUILTIN else reports / "added"
+
+
+def _look(gate: Gate[S], asked: argparse.Namespace, root: Path) -> report.Report:
     try:
         params = _there(root / PARAMS, "git checkout -- params.yaml").read_text()
-        settings = read_settings(params, gate, asked.model, shape)
+        settings = read_settings(params, gate.name, asked.model, gate.settings)
         subject = Subject(asked.model, settings, root, asked.endpoint.rstrip("/"), asked.release)
         if str(root) not in sys.path:  # models/<package> is imported from the checkout
             sys.path.insert(0, str(root))
-        looked = look(subject)
+        looked = gate.look(subject)
+        source = _source(gate, subject)
     except TidegateError as problem:
-        return report.broken(gate, asked.model, str(problem))
+        return report.broken(gate.name, asked.model, str(problem))
     except Exception as problem:
         traceback.print_exc()
         place = traceback.extract_tb(problem.__traceback__)[-1]
         where = f"{Path(place.filename).name}:{place.lineno}"
-        return report.broken(gate, asked.model, f"{type(problem).__name__} at {where}: {problem}")
-    return report.Report(gate, asked.model, tuple(looked.findings), looked.measurements)
+        return report.broken(gate.name, asked.model, f"{type(problem).__name__} at {where}: {problem}")
+    return report.Report(
+        gate.name,
+        asked.model,
+        tuple(looked.findings),
+        looked.measurements,
+        tuple(looked.comparisons),
+        tuple(looked.charts),
+        tuple(looked.tables),
+        source,
+    )
+
+
+def _source(gate: Gate[S], subject: Subject[S]) -> report.Source:
+    command = f"tidegate gate run {gate.name} {subject.model}"
+    if gate.needs == "endpoint":
+        command += " --endpoint URL"  # its port says nothing to whoever reads this elsewhere
+    if subject.release:
+        command += f" --release {subject.release}"
+    inputs = {path.relative_to(subject.root).as_posix(): digest(path) for path in subject.trace.inputs}
+    return report.Source(
+        command,
+        dict(sorted(inputs.items())),
+        msgspec.to_builtins(subject.settings),
+        subject.release,
+        subject.trace.against,
+    )
 
 
 def _line(result: report.Report) -> str:
-    unhappy = [f.reason for f in result.findings if f.verdict is not Verdict.PASS]
+    told = [f.reason for f in result.findings if f.verdict is not Verdict.PASS]
+    unhappy = [f.reason for f in result.findings if f.verdict.holds_back] or told
     shown = "; ".join(unhappy[:3]) + (f" (and {len(unhappy) - 3} more)" if len(unhappy) > 3 else "")
-    return f"{result.verdict:<12} {result.gate} of {result.model}" + (f": {shown}" if shown else "")
+    return f"{result.verdict.words:<14} {result.gate} of {result.model}" + (f": {shown}" if shown else "")

@@ -48,9 +48,9 @@ def test_what_is_no_number_is_an_error(nothing: float | None) -> None:
         gate.enough("x", nothing, 1),
         gate.enough("x", 1, nothing),
         gate.none_of("x", nothing, 5, "rows"),
-        gate.not_worse_than("x", nothing, 1, 1, higher_is_better=True),
-        gate.not_worse_than("x", 1, nothing, 1, higher_is_better=True),
-        gate.not_worse_than("x", 1, 1, nothing, higher_is_better=True),
+        gate.beside("x", nothing, 1, (0, 0), 1, higher_is_better=True)[0],
+        gate.beside("x", 1, nothing, (0, 0), 1, higher_is_better=True)[0],
+        gate.beside("x", 1, 1, (0, 0), nothing, higher_is_better=True)[0],
     ]
     assert {finding.verdict for finding in found} == {ERROR}
 
@@ -58,7 +58,7 @@ def test_what_is_no_number_is_an_error(nothing: float | None) -> None:
 @pytest.mark.parametrize("interval", [(math.nan, 0.0), (0.0, math.nan), (-math.inf, math.inf), (1.0, 0.0)])
 def test_an_unusable_interval_is_an_error(interval: tuple[float, float]) -> None:
     """A difference whose interval is broken decides nothing."""
-    found = gate.not_worse_than("x", 1, 1, 0.1, higher_is_better=True, interval=interval)
+    found = gate.beside("x", 1, 1, interval, 0.1, higher_is_better=True)[0]
     assert found.verdict is ERROR
 
 
@@ -94,18 +94,18 @@ def test_a_small_sample_holds_its_comparisons_back(count: int, verdict: Verdict)
 
 @pytest.mark.parametrize(
     ("interval", "verdict"),
-    [((-0.01, 0.02), PASS), ((-0.03, 0.01), INCONCLUSIVE), ((-0.05, -0.03), FAIL), (None, PASS)],
+    [((-0.01, 0.02), PASS), ((-0.03, 0.01), INCONCLUSIVE), ((-0.05, -0.03), FAIL), ((0.01, 0.02), PASS)],
 )
-def test_not_worse_needs_the_whole_interval(interval: tuple[float, float] | None, verdict: Verdict) -> None:
+def test_not_worse_needs_the_whole_interval(interval: tuple[float, float], verdict: Verdict) -> None:
     """PASS needs the worse end within the margin, FAIL the better end beyond it."""
-    found = gate.not_worse_than("auc", 0.70, 0.70, 0.02, higher_is_better=True, interval=interval)
+    found, _ = gate.beside("auc", 0.70, 0.70, interval, 0.02, higher_is_better=True)
     assert found.verdict is verdict
 
 
 @pytest.mark.parametrize(("higher", "verdict"), [(True, PASS), (False, FAIL)])
 def test_which_side_is_worse_depends_on_the_metric(higher: bool, verdict: Verdict) -> None:
     """A rise is good for an AUC and bad for a loss."""
-    found = gate.not_worse_than("x", 0.8, 0.6, 0.1, higher_is_better=higher)
+    found, _ = gate.beside("x", 0.8, 0.6, (0.2, 0.2), 0.1, higher_is_better=higher)
     assert found.verdict is verdict
 
 

@@ -65,7 +65,7 @@ def _break(change: dict[str, object]) -> str:
         "{",
         "[]",
         "null",
-        _break({"schema": 2}),
+        _break({"schema": 1}),
         _break({"findings": []}),
         _break({"verdict": "GOOD"}),
         _break({"gate": "quality"}),

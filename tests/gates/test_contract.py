@@ -12,7 +12,7 @@ import pytest
 from gates import contract
 from tests.builders import GateRoom
 from tests.gates.endpoint import serve
-from tidegate import gating, report
+from tidegate import report
 from tidegate.core.verdict import Verdict
 
 SETTINGS: dict[str, Any] = {
@@ -42,7 +42,7 @@ def look(room: GateRoom, monkeypatch: pytest.MonkeyPatch, url: str, *more: str) 
     """Run the gate in this process."""
     monkeypatch.chdir(room.root)
     argv = ["toy", "--endpoint", url, *more]
-    code = gating.run("contract", contract.ContractSettings, contract.look, needs_endpoint=True, argv=argv)
+    code = contract.GATE.main(argv)
     return code, report.read_report(room.build / "gates" / "contract.json")
 
 

@@ -165,5 +165,5 @@ def test_settings_that_compare_nothing_are_an_error(
     """A typing error in params.yaml, and a section that asks for nothing, are never PASS."""
     room.set(settings)
     monkeypatch.chdir(room.root)
-    assert gating.run("data", data.DataSettings, data.look, argv=["toy"]) == 3
+    assert data.GATE.main(["toy"]) == 3
     assert says in (room.build / "gates" / "data.md").read_text()

@@ -11,7 +11,7 @@ import pytest
 
 from gates import drift
 from tests.builders import GateRoom
-from tidegate import gating, report
+from tidegate import report
 from tidegate.adapters import evidently
 from tidegate.core.verdict import Verdict
 from tidegate.errors import ConfigError, NoData
@@ -54,7 +54,7 @@ def room(tmp_path: Path) -> GateRoom:
 def look(room: GateRoom, monkeypatch: pytest.MonkeyPatch) -> tuple[int, report.Report]:
     """Run the gate in this process: importing Evidently once is enough."""
     monkeypatch.chdir(room.root)
-    code = gating.run("drift", drift.DriftSettings, drift.look, argv=["toy"])
+    code = drift.GATE.main(["toy"])
     return code, report.read_report(room.build / "gates" / "drift.json")
 
 

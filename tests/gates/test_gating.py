@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,6 +32,11 @@ gates:
     limit: 3
     inner: {a: 1, b: 2}
 """
+
+
+def probe(look: Any) -> gating.Gate[Toy]:
+    """A gate of files that looks as it is told."""
+    return gating.Gate("probe", Toy, look, needs="files", inputs="Nothing.", fix="Nothing to fix.")
 
 
 def read(text: str = PARAMS, model: str = "toy") -> Toy:
@@ -69,7 +75,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, look: object) -> tuple[
     """Run a gate whose looking is given."""
     (tmp_path / "params.yaml").write_text(PARAMS)
     monkeypatch.chdir(tmp_path)
-    code = gating.run("probe", Toy, look, argv=["toy", "--out", str(tmp_path / "out")])  # type: ignore[arg-type]
+    code = probe(look).main(["toy", "--out", str(tmp_path / "out")])
     return code, report.read_report(tmp_path / "out" / "probe.json")
 
 
@@ -115,7 +121,7 @@ def test_a_report_that_can_not_be_written_is_exit_code_3(
     (tmp_path / "params.yaml").write_text(PARAMS)
     monkeypatch.chdir(tmp_path)
     looked = gating.Looked([gate.at_most("x", 1, 2)])
-    assert gating.run("probe", Toy, lambda s: looked, argv=["toy", "--out", str(tmp_path / "out")]) == 3
+    assert probe(lambda s: looked).main(["toy", "--out", str(tmp_path / "out")]) == 3
 
 
 def test_the_same_look_gives_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

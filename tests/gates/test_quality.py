@@ -16,7 +16,7 @@ import yaml
 
 from gates import quality
 from tests.builders import GateRoom, tiny_model
-from tidegate import config, gating, report, testing, wiring
+from tidegate import config, report, testing, wiring
 from tidegate.core.release import BentoRef, RegistryRef, ReleaseRecord
 from tidegate.core.verdict import Verdict
 from tidegate.files import digest_folder
@@ -130,7 +130,7 @@ def look(room: GateRoom, monkeypatch: pytest.MonkeyPatch, registry: Any = None) 
     """Run the gate in this process with a registry of our own."""
     monkeypatch.chdir(room.root)
     monkeypatch.setattr(wiring, "registry", lambda *_: registry)
-    code = gating.run("quality", quality.QualitySettings, quality.look, argv=["toy"])
+    code = quality.GATE.main(["toy"])
     return code, report.read_report(room.build / "gates" / "quality.json")
 
 

@@ -1,15 +1,17 @@
 """Thresholds + results → findings: every comparison that a gate makes.
 
 A number that is missing or not finite is ERROR, whatever the limit; so is a limit of that kind. No
-function here returns PASS without having compared two numbers, except `fact`, which compares nothing
-and says so.
+function here returns PASS without having compared two numbers; what there is nothing to compare with is
+NOT_APPLICABLE and says why.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import Literal
 
+from tidegate.core.exhibits import Comparison, Word, word
 from tidegate.core.verdict import Finding, Verdict
 
 Number = float | int | None
@@ -26,9 +28,9 @@ def error(name: str, reason: str) -> Finding:
     return Finding(name, Verdict.ERROR, None, None, reason)
 
 
-def fact(name: str, reason: str, observed: float | str | None = None) -> Finding:
-    """Return something the reader must know that is no comparison; it neither passes nor fails a gate."""
-    return Finding(name, Verdict.PASS, observed, None, reason)
+def not_applicable(name: str, reason: str, observed: float | str | None = None) -> Finding:
+    """Return why there was nothing to compare; it neither passes nor fails a gate, and is shown as such."""
+    return Finding(name, Verdict.NOT_APPLICABLE, observed, None, reason)
 
 
 def at_most(name: str, observed: Number, limit: Number, unit: str = "") -> Finding:
@@ -69,43 +71,73 @@ def hold_back(sample: Finding, findings: Iterable[Finding]) -> list[Finding]:
     return [sample, *(_undecided(f, sample) for f in findings)]
 
 
-def not_worse_than(
+def beside(
     name: str,
     candidate: Number,
-    baseline: Number,
+    production: Number,
+    interval: tuple[float, float],
     margin: Number,
     *,
     higher_is_better: bool,
-    interval: tuple[float, float] | None = None,
-) -> Finding:
+    scale: Literal["difference", "ratio"] = "difference",
+    confidence: float = 0.99,
+    unit: str = "",
+    hint: str = "",
+) -> tuple[Finding, Comparison | None]:
     """Compare a candidate with what runs now: is it worse by more than `margin`?
 
-    `interval` bounds candidate − baseline. PASS when even its worse end stays within the margin, FAIL
-    when even its better end is beyond it, INCONCLUSIVE between; without an interval the plain
-    difference decides. All in the metric's own unit.
+    `interval` bounds candidate − production, or their ratio. PASS when even its worse end stays within the
+    margin, FAIL when even its better end is beyond it, INCONCLUSIVE between, with `hint` added (what it would
+    take to tell). Numbers in `unit`. A missing or unusable number is ERROR, and nothing is compared.
     """
-    missing = _missing(name, candidate, margin) or _missing(name, baseline, margin)
-    if missing or candidate is None or baseline is None or margin is None:
-        return missing or error(name, "no number")
-    low, high = interval or (candidate - baseline, candidate - baseline)
+    missing = _missing(name, candidate, margin) or _missing(name, production, margin)
+    if missing or candidate is None or production is None or margin is None:
+        return missing or error(name, "no number"), None
+    low, high = interval
     if not (math.isfinite(low) and math.isfinite(high) and low <= high):
-        return error(name, f"{name}: the difference has no usable interval ({low} to {high})")
-    least_worse, most_worse = (-high, -low) if higher_is_better else (low, high)
-    verdict = Verdict.INCONCLUSIVE
-    if most_worse <= margin:
-        verdict = Verdict.PASS
-    elif least_worse > margin:
-        verdict = Verdict.FAIL
+        return error(name, f"{name}: the {scale} has no usable interval ({low} to {high})"), None
+    if margin < 0:
+        return error(name, f"{name}: the margin {show(margin)} is negative"), None
+    said = word(low, high, margin, higher_is_better=higher_is_better, scale=scale)
+    verdict = _WORDS[said]
+    middle = f"{candidate / production:.4g}" if scale == "ratio" and production else ""
+    middle = middle or f"{candidate - production:+.4g}"
+    form = ".4g" if scale == "ratio" else "+.4g"
+    limit = f"{show(margin * 100)}%" if scale == "ratio" else show(margin)
     says = {
-        Verdict.PASS: "not worse by more than",
-        Verdict.FAIL: "worse by more than",
-        Verdict.INCONCLUSIVE: "may be worse by more than",
-    }[verdict]
+        "better": "better",
+        "no worse": f"no worse, within {limit}",
+        "worse": f"worse by more than {limit}",
+        "cannot tell": f"may be worse by more than {limit}",
+    }[said]
     text = (
-        f"{name}: {show(candidate)} beside {show(baseline)}, difference "
-        f"{candidate - baseline:+.4g} ({low:+.4g} to {high:+.4g}), {says} {show(margin)}"
+        f"{name}: {show(candidate)} beside {show(production)}{_gap(unit)}, {scale} {middle} "
+        f"({low:{form}} to {high:{form}}): {says}"
     )
-    return Finding(name, verdict, float(candidate), float(baseline), text)
+    if verdict is Verdict.INCONCLUSIVE and hint:
+        text += f"; {hint}"
+    shown = Comparison(
+        name=name,
+        word=said,
+        candidate=float(candidate),
+        production=float(production),
+        low=float(low),
+        high=float(high),
+        margin=float(margin),
+        higher_is_better=higher_is_better,
+        scale=scale,
+        confidence=confidence,
+        unit=unit,
+    )
+    return Finding(name, verdict, float(candidate), float(production), text), shown
+
+
+_WORDS: dict[Word, Verdict] = {
+    "better": Verdict.PASS,
+    "no worse": Verdict.PASS,
+    "worse": Verdict.FAIL,
+    "cannot tell": Verdict.INCONCLUSIVE,
+}
 
 
 def none_of(name: str, failing: Number, total: Number, what: str) -> Finding:

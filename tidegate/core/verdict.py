@@ -9,8 +9,13 @@ from typing import Any
 
 
 class Verdict(StrEnum):
-    """What a gate or a check concluded; the four never stand for each other."""
+    """What a gate or a check concluded; the four that decide never stand for each other.
 
+    `NOT_APPLICABLE` decides nothing: there was nothing to compare, and the reason says why. It is below
+    `PASS`, so it changes no other verdict, and it is not `PASS`, so whoever asks for that refuses it.
+    """
+
+    NOT_APPLICABLE = "NOT_APPLICABLE"
     PASS = "PASS"  # noqa: S105 - not a password
     INCONCLUSIVE = "INCONCLUSIVE"
     ERROR = "ERROR"
@@ -18,12 +23,29 @@ class Verdict(StrEnum):
 
     @property
     def exit_code(self) -> int:
-        """0 PASS, 1 FAIL, 2 INCONCLUSIVE, 3 ERROR: what a gate script exits with."""
+        """0 PASS (and not applicable), 1 FAIL, 2 INCONCLUSIVE, 3 ERROR: what a gate script exits with."""
         return _EXIT_CODES[self]
 
+    @property
+    def holds_back(self) -> bool:
+        """Whether a release may not go on with this: FAIL, ERROR and INCONCLUSIVE."""
+        return self not in (Verdict.PASS, Verdict.NOT_APPLICABLE)
 
-_SEVERITY = {Verdict.PASS: 0, Verdict.INCONCLUSIVE: 1, Verdict.ERROR: 2, Verdict.FAIL: 3}
-_EXIT_CODES = {Verdict.PASS: 0, Verdict.FAIL: 1, Verdict.INCONCLUSIVE: 2, Verdict.ERROR: 3}
+    @property
+    def words(self) -> str:
+        """The verdict as a person reads it."""
+        return self.replace("_", " ").lower() if self is Verdict.NOT_APPLICABLE else str(self)
+
+
+_ORDER = (Verdict.NOT_APPLICABLE, Verdict.PASS, Verdict.INCONCLUSIVE, Verdict.ERROR, Verdict.FAIL)
+_SEVERITY = {verdict: place for place, verdict in enumerate(_ORDER)}
+_EXIT_CODES = {
+    Verdict.NOT_APPLICABLE: 0,
+    Verdict.PASS: 0,
+    Verdict.FAIL: 1,
+    Verdict.INCONCLUSIVE: 2,
+    Verdict.ERROR: 3,
+}
 
 
 def worst(verdicts: Iterable[Verdict]) -> Verdict:
@@ -36,7 +58,7 @@ class Finding:
     """One comparison that was made, with both numbers in its reason.
 
     `observed` and `limit` are in the same unit; `None` means that there is no such number (then
-    `reason` says why, and the verdict is not PASS unless the finding is a plain fact).
+    `reason` says why, and the verdict is not PASS).
     """
 
     name: str
