@@ -150,9 +150,9 @@ class Room:
     def bento(
         self, version: str, edit: Callable[[Path], None] = lambda path: None, **record: Any
     ) -> ReleaseRecord:
-        """Copy the packaged Bento under another version, change the copy, and return the record of its release.
+        """Copy the packaged Bento as another version, change it, and return the record of that release.
 
-        `edit` gets the copy's folder (`src/services/…`, `src/model/…`), `record` other fields.
+        `edit` gets its folder (`src/services/…`, `src/model/…`), `record` other fields.
         """
         real = self.original
         where = wiring.home(self.source)
