@@ -7,10 +7,11 @@ replaces it by a copy first, so nothing outside the room ever changes.
 
 from __future__ import annotations
 
-import os
+import importlib
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import msgspec
 import yaml
 
 from tidegate import bentos, gating, wiring
-from tidegate.config import merge
+from tidegate.config import Home, merge
 from tidegate.core.release import BentoRef, ReleaseRecord
 from tidegate.core.verdict import Verdict
 from tidegate.documents import convert, read_yaml
@@ -46,19 +47,39 @@ class Fault:
 
 @dataclass
 class Room:
-    """A throwaway checkout of one model. `endpoint` is what stands for staging's address of the model."""
+    """A throwaway checkout of one model. `endpoint` is what stands for staging's address of the model.
+
+    `home` is the real checkout's, whose stores are read. `shared` and `lasting` outlive the room: what is
+    costly and changed by no fault (a healthy served copy) is made once for all rooms of a gate, kept in
+    `shared` and closed with `lasting`. `closing` is closed with the room.
+    """
 
     source: Path
     root: Path
     model: str
+    home: Home
     endpoint: str = ""
     release: str = ""
     arguments: list[str] = field(default_factory=list)  # further options of the gate
     closing: ExitStack = field(default_factory=ExitStack)
+    shared: dict[str, Any] = field(default_factory=dict)
+    lasting: ExitStack = field(default_factory=ExitStack)
 
     @classmethod
-    def make(cls, source: Path, root: Path, model: str) -> Room:
-        """Lay a room out: links to the real files, copies of what is small and often changed."""
+    def make(
+        cls,
+        source: Path,
+        root: Path,
+        model: str,
+        *,
+        home: Home | None = None,
+        shared: dict[str, Any] | None = None,
+        lasting: ExitStack | None = None,
+    ) -> Room:
+        """Lay a room out: links to the real files, copies of what is small and often changed.
+
+        Without `lasting`, what would last is closed with the room.
+        """
         root.mkdir(parents=True, exist_ok=True)
         for name in SHARED:
             if (source / name).exists():
@@ -73,11 +94,15 @@ class Room:
                 shutil.copytree(path, build / "gates")
             else:
                 (build / path.name).symlink_to(path)
-        stores = wiring.home(source).root / "mlflow"
+        home = home or wiring.home(source)
+        stores = home.root / "mlflow"
         if stores.is_dir():  # the registry is read, never written: gates register nothing
             (root / ".tidegate").mkdir()
             (root / ".tidegate" / "mlflow").symlink_to(stores)
-        return cls(source, root, model)
+        room = cls(source, root, model, home)
+        room.shared = {} if shared is None else shared
+        room.lasting = room.closing if lasting is None else lasting
+        return room
 
     def close(self) -> None:
         """Stop what a fault started."""
@@ -155,8 +180,7 @@ class Room:
         `edit` gets its folder (`src/services/…`, `src/model/…`), `record` other fields.
         """
         real = self.original
-        where = wiring.home(self.source)
-        store = wiring.bentos_path(wiring.platform(self.source, "staging"), where)
+        store = wiring.bentos_path(wiring.platform(self.source, "staging"), self.home)
         name = real.bento.tag.partition(":")[0]
         tag = f"{name}:{version}"
         copy = bentos.bento_path(self.store, tag)
@@ -206,14 +230,28 @@ class Room:
             arguments = [*arguments, "--endpoint", self.endpoint or "http://127.0.0.1:9"]
         if found.needs != "files" and self.release:
             arguments = [*arguments, "--release", self.release]
-        before = os.environ.get("TIDEGATE_HOME")
-        os.environ["TIDEGATE_HOME"] = str(self.root / ".tidegate")  # gates find their stores by it
-        try:
+        with _only(self.root):
             return found.main(arguments, self.root)
-        finally:
-            os.environ.pop("TIDEGATE_HOME")
-            if before is not None:
-                os.environ["TIDEGATE_HOME"] = before
+
+
+@contextmanager
+def _only(root: Path) -> Iterator[None]:
+    """Let the packages of a checkout (models/, services/) be imported from `root`, and from there alone."""
+    path, kept = list(sys.path), _forget()
+    sys.path.insert(0, str(root))
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        _forget()
+        sys.path[:] = path
+        sys.modules.update(kept)
+        importlib.invalidate_caches()
+
+
+def _forget() -> dict[str, Any]:
+    names = [name for name in sys.modules if name.partition(".")[0] in ("models", "services")]
+    return {name: sys.modules.pop(name) for name in names}
 
 
 def _text(record: ReleaseRecord) -> str:

@@ -1,0 +1,136 @@
+"""Plants each fault of a gate in a room of its own and reads what the gate says of it.
+
+First the gate must PASS where nothing is broken; a gate that fails everything would catch every fault, too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import io
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tidegate import gating, report
+from tidegate.config import Home
+from tidegate.core.verdict import Verdict
+from tidegate.selftest.room import Fault, Room
+
+CONTROL = "nothing broken"
+
+
+@dataclass(frozen=True)
+class Suite:
+    """What there is to try on a gate. `control` is what it says where nothing is broken."""
+
+    gate: str
+    faults: Sequence[Fault] = ()
+    quick: Mapping[str, Any] = field(default_factory=dict)
+    prepare: Callable[[Room], None] = lambda room: None
+    control: Verdict = Verdict.PASS
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a gate said of a fault. `verdict` is None where it said nothing that could be read."""
+
+    gate: str
+    fault: str
+    verdict: Verdict | None
+    expected: Verdict
+    reason: str
+
+    @property
+    def is_control(self) -> bool:
+        """Whether nothing was broken."""
+        return self.fault == CONTROL
+
+    @property
+    def as_expected(self) -> bool:
+        """Whether the gate can be trusted with this: a fault is never passed, whatever was expected of it."""
+        let_through = self.verdict is not None and not self.verdict.holds_back and not self.is_control
+        return self.verdict is self.expected and not let_through
+
+
+def suite(root: Path, gate: str) -> Suite:
+    """Return a gate's faults: of tidegate/selftest/, or of the gate's own script where it is a user's."""
+    name = f"tidegate.selftest.{gate.replace('-', '_')}"
+    if gate in gating.BUILTIN:
+        if importlib.util.find_spec(name) is None:
+            return Suite(gate)
+        module = importlib.import_module(name)
+    else:
+        gating.load(root, gate)
+        module = importlib.import_module(f"gates.{gate.replace('-', '_')}")
+    return Suite(
+        gate,
+        tuple(getattr(module, "FAULTS", ())),
+        getattr(module, "QUICK", {}),
+        getattr(module, "prepare", lambda room: None),
+        getattr(module, "CONTROL", Verdict.PASS),
+    )
+
+
+def run(source: Path, trial: Suite, model: str, folder: Path, home: Home) -> Iterator[Result]:
+    """Run a gate's control, then each of its faults, in rooms under `folder`; the rooms go as they end."""
+    shared: dict[str, Any] = {}
+    with ExitStack() as lasting:
+
+        def attempt(place: str, make: Callable[[Room], None], over: Mapping[str, Any]) -> Seen:
+            root = folder / place
+            try:
+                room = Room.make(source, root, model, home=home, shared=shared, lasting=lasting)
+                return _attempt(room, trial, make, over)
+            finally:
+                shutil.rmtree(root, ignore_errors=True)
+
+        seen = attempt(f"{trial.gate}-0", lambda room: None, {})
+        yield Result(trial.gate, CONTROL, seen.verdict, trial.control, seen.reason)
+        for number, fault in enumerate(trial.faults, 1):
+            seen = attempt(f"{trial.gate}-{number}", fault.make, fault.settings)
+            yield Result(trial.gate, fault.name, seen.verdict, fault.expected, seen.reason)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A verdict and its reason; None and why, where there is no verdict."""
+
+    verdict: Verdict | None
+    reason: str
+
+
+def _attempt(room: Room, trial: Suite, make: Callable[[Room], None], over: Mapping[str, Any]) -> Seen:
+    """Break a room and run the gate. A fault that can't be planted has no verdict: it proved nothing."""
+    said = io.StringIO()
+    with contextlib.closing(room), contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        try:
+            if trial.quick:
+                room.settings(trial.gate, trial.quick)
+            trial.prepare(room)
+            make(room)
+        except Exception as problem:
+            return Seen(None, f"the fault could not be planted: {type(problem).__name__}: {problem}")
+        try:
+            code = room.run(trial.gate, over)
+        except SystemExit as problem:
+            return Seen(None, f"the gate ended by itself, with {problem.code}: {said.getvalue().strip()}")
+        except Exception as problem:
+            return Seen(None, f"the gate raised {type(problem).__name__}: {problem}")
+        return _read(room, trial.gate, code)
+
+
+def _read(room: Room, gate: str, code: int) -> Seen:
+    """Return what the report says, if the exit code says the same."""
+    path = gating.folder(room.root, room.model, gate) / f"{gate}.json"
+    found = report.read_report(path)
+    if not path.is_file():
+        return Seen(None, f"the gate wrote no report, and exited with {code}")
+    if found.exit_code != code:
+        return Seen(None, f"the report says {found.verdict}, and the gate exited with {code}")
+    deciding = [one.reason for one in found.findings if one.verdict is found.verdict]
+    return Seen(found.verdict, deciding[0] if deciding else "")
