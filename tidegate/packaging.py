@@ -160,7 +160,13 @@ def pipeline_digest(layout: Layout) -> str:
 
     The same while `dvc repro` runs and after it. Raises Refused when dvc.lock does not know the model.
     """
-    return _digest(upstream_stages(_lock(layout), f"build/{layout.model}/model"))
+    return pipeline_digest_of({"stages": _lock(layout)}, layout.model)
+
+
+def pipeline_digest_of(lock: Any, model: str) -> str:
+    """Return the same digest by any dvc.lock. Raises Refused when it does not know the model."""
+    stages = lock.get("stages") if isinstance(lock, Mapping) else None
+    return _digest(upstream_stages(stages or {}, f"build/{model}/model"))
 
 
 def upstream_stages(stages: Mapping[str, Any], product: str) -> dict[str, Any]:
