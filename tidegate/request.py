@@ -13,6 +13,8 @@ from typing import Any
 
 import msgspec
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
 
 class Invalid(Exception):
     """A request that is refused: HTTP status, the field's name and why."""
@@ -30,9 +32,8 @@ def decode(body: bytes, decoder: msgspec.json.Decoder[Any]) -> Any:
         value = _parse(body)
         if isinstance(error, msgspec.ValidationError):
             raise _field_error(str(error), decoder.type) from error
-        field = _non_finite_field(value)
+        field, reason = _unfit_field(value)
         if field:
-            reason = "NaN and Infinity are not numbers in JSON; send null for what is not known"
             raise Invalid(422, field, reason) from error
         raise Invalid(400, "body", f"is not JSON: {error}") from error
 
@@ -81,15 +82,17 @@ def _description(shape: Any, field: str) -> str:
     return str(node.get("description", "")) if "properties" not in node else ""
 
 
-def _non_finite_field(value: Any) -> str:
-    """Return the name of a field that holds NaN or Infinity, or nothing."""
+def _unfit_field(value: Any) -> tuple[str, str]:
+    """Return the name of a field that holds NaN, Infinity or half a character, and why not, or nothing."""
     stack: list[tuple[str, Any]] = [("", value)]
     while stack:
         name, item = stack.pop()
         if isinstance(item, float) and not math.isfinite(item):
-            return name or "body"
+            return name or "body", "NaN and Infinity are not numbers in JSON; send null for what is not known"
+        if isinstance(item, str) and _SURROGATE.search(item):
+            return name or "body", "holds half of a surrogate pair, which is no character"
         if isinstance(item, dict):
             stack += [(f"{name}.{key}" if name else key, inner) for key, inner in item.items()]
         elif isinstance(item, list):
             stack += [(f"{name}[{index}]", inner) for index, inner in enumerate(item)]
-    return ""
+    return "", ""

@@ -1,20 +1,25 @@
 """The shell around a model's service; it knows no model, and travels inside every Bento.
 
-A service's author writes three things: what a request is (a msgspec Struct), how to load, and what to
-answer. Example:
+A service's author writes what a request and an answer are (msgspec Structs), how to load, how features
+are computed, and what to answer. Example:
 
     @bentoml.service(name="flight_delay", service_class=ModelService)
     class FlightDelay:
-        request = Flight
+        request, response, feature_names = Flight, Delay, features.FEATURES
         def __init__(self) -> None:
             self.model = OnnxModel(artifact(Path(__file__), "flight-delay"))
+        def features(self, flight: Flight) -> NDArray:
+            return features.compute(...)            # [1, len(feature_names)]
         def predict(self, flight: Flight) -> dict[str, object]:
-            return {"probability": ...}
+            return {"probability": self.model(self.features(flight))...}
 
-BentoML stays the service: its life cycle, `/livez`, `/readyz`, `/metrics` and packaging. Only
-`POST /predict` is answered in front of its middlewares, which cost more than the model itself.
+BentoML stays the service: its life cycle, `/livez`, `/readyz`, `/metrics` and packaging. `POST /predict` is
+answered in front of its middlewares, which cost more than the model itself; so are `POST /features`, by which
+a gate sees what the model saw, and `GET /openapi.json`, what both promise. A service without
+`feature_names` has no `/features`.
 
-Imports only what a Bento brings along, and nothing else of this package but `files` and `request`.
+Imports only what a Bento brings along, and nothing else of this package but `description`, `files` and
+`request`.
 """
 
 from __future__ import annotations
@@ -38,14 +43,16 @@ import numpy.typing as npt
 import onnxruntime
 from _bentoml_sdk import Service  # type: ignore[import-untyped] # `service_class=` has no public base
 
+from tidegate import description
 from tidegate.files import digest_folder
 from tidegate.request import Invalid, decode
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
+Answer = Callable[[Any], dict[str, Any]]  # a checked request → what to answer
 
-PATH = "/predict"
+DESCRIBED = ("/openapi.json", "/docs.json")  # the second is what BentoML's page reads
 MAX_BODY = 64 * 1024
 REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 MANIFEST = "artifact.json"  # beside model/ in a Bento: {"model", "version", "digest"}
@@ -119,28 +126,49 @@ class ModelService(Service):  # type: ignore[misc]
         return self.instance
 
     def to_asgi(self, is_main: bool = True) -> Any:
-        """Return BentoML's application with `POST /predict` in front of it."""
+        """Return BentoML's application with `POST /predict` and its kin in front of it."""
         return Predictions(self, super().to_asgi(is_main=is_main))
 
 
+def describe(service: ModelService) -> dict[str, Any]:
+    """Return the OpenAPI document of a service, as `GET /openapi.json` answers it."""
+    made = service.inner
+    return description.document(
+        service.name,
+        _identity()["model_version"],
+        made.request,
+        made.response,
+        features=bool(getattr(made, "feature_names", ())),
+    )
+
+
+def _identity() -> dict[str, str]:
+    """Return who answers: part of each answer."""
+    version = os.environ.get("TIDEGATE_MODEL_VERSION") or _own_version(Path(__file__).resolve().parents[1])
+    return {"model_version": version, "release": os.environ.get("TIDEGATE_RELEASE", "")}
+
+
 class Predictions:
-    """ASGI application: `POST /predict` by the model, everything else by `rest` (BentoML)."""
+    """ASGI application: `/predict`, `/features` and `/openapi.json`; everything else by `rest` (BentoML)."""
 
     def __init__(self, service: ModelService, rest: Any) -> None:
         self._service = service
         self._rest = rest
         self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(service.inner.request)
         self._encode = msgspec.json.Encoder().encode
-        self._identity = {
-            "model_version": os.environ.get("TIDEGATE_MODEL_VERSION")
-            or _own_version(Path(__file__).resolve().parents[1]),
-            "release": os.environ.get("TIDEGATE_RELEASE", ""),
-        }
+        self._identity = _identity()
+        self._names: tuple[str, ...] = tuple(getattr(service.inner, "feature_names", ()))
+        self._answers: dict[str, Answer] = {description.PREDICT: self._predict}
+        if self._names:
+            self._answers[description.FEATURES] = self._features
+        self._described = b""
         self._count: Callable[[int, float], None] = lambda status, seconds: None
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] == PATH:
+        if scope["type"] == "http" and scope["path"] in self._answers:
             await self._answer(scope, receive, send)
+        elif scope["type"] == "http" and scope["path"] in DESCRIBED and scope["method"] in ("GET", "HEAD"):
+            await self._describe(scope, send)
         elif scope["type"] == "lifespan":
             await self._live(scope, receive, send)
         else:
@@ -165,15 +193,27 @@ class Predictions:
         if not examples:
             raise RuntimeError("the model's examples.json is empty: nothing to warm up with")
         for row in examples:
-            status, content = self._respond(self._encode(row), "warm-up")
-            if status != 200:
-                raise RuntimeError(f"an example of the model's own is answered {status}: {content.decode()}")
+            self._rehearse(self._encode(row))
         self._count = _counters(self._service.name)
         gc.collect()
         gc.freeze()  # what is loaded by now stays: later collections need not walk over it
 
+    def _rehearse(self, body: bytes) -> None:
+        """Answer one of the model's own examples on each path; raises RuntimeError unless as promised."""
+        for path, answer in self._answers.items():
+            status, content = self._respond(answer, body, "warm-up")
+            if status != 200:
+                raise RuntimeError(f"an example of the model's own is answered {status}: {content.decode()}")
+            if path == description.PREDICT:
+                try:
+                    msgspec.json.decode(content, type=self._service.inner.response)
+                except msgspec.ValidationError as error:
+                    text = f"an example's answer is not what the service promises: {error}"
+                    raise RuntimeError(text) from error
+
     async def _answer(self, scope: Message, receive: Receive, send: Send) -> None:
         start = time.perf_counter()
+        answer = self._answers[scope["path"]]
         given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
         request_id = given.decode("ascii") if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         headers = [(b"content-type", b"application/json"), (b"x-request-id", request_id.encode())]
@@ -185,20 +225,43 @@ class Predictions:
         else:
             if body is None:
                 return  # the caller has gone
-            status, content = self._respond(body, request_id)
+            status, content = self._respond(answer, body, request_id)
         headers.append((b"content-length", str(len(content)).encode()))
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": content})
-        self._count(status, time.perf_counter() - start)
+        if answer == self._predict:
+            self._count(status, time.perf_counter() - start)
 
-    def _respond(self, body: bytes, request_id: str) -> tuple[int, bytes]:
+    async def _describe(self, scope: Message, send: Send) -> None:
+        """Answer the OpenAPI document, made at the first request for it."""
+        self._described = self._described or json.dumps(describe(self._service)).encode()
+        length = str(len(self._described)).encode()
+        headers = [(b"content-type", b"application/json"), (b"content-length", length)]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        body = b"" if scope["method"] == "HEAD" else self._described
+        await send({"type": "http.response.body", "body": body})
+
+    def _predict(self, request: Any) -> dict[str, Any]:
+        """Return the model's answer; raises ArithmeticError for a number that is none."""
+        answer: dict[str, Any] = self._service.instance.predict(request)
+        for name, value in answer.items():
+            if type(value) is float and not math.isfinite(value):
+                raise ArithmeticError(f"the model's {name} is {value}")  # JSON would say null
+        return answer
+
+    def _features(self, request: Any) -> dict[str, Any]:
+        """Return the features by name; raises ArithmeticError for an infinity, ValueError for other names."""
+        values = np.asarray(self._service.instance.features(request)).reshape(-1).tolist()
+        named = dict(zip(self._names, values, strict=True))
+        if any(math.isinf(value) for value in values):
+            raise ArithmeticError(f"a feature is infinite: {named}")  # JSON would say null, which is NaN
+        return {"features": {name: None if math.isnan(value) else value for name, value in named.items()}}
+
+    def _respond(self, answer: Answer, body: bytes, request_id: str) -> tuple[int, bytes]:
         """Return status and JSON for one request's body."""
         try:
-            answer = self._service.instance.predict(decode(body, self._decoder))
-            for name, value in answer.items():
-                if type(value) is float and not math.isfinite(value):
-                    raise ArithmeticError(f"the model's {name} is {value}")  # JSON would say null
-            return 200, self._encode({**answer, **self._identity, "request_id": request_id})
+            content = answer(decode(body, self._decoder))
+            return 200, self._encode({**content, **self._identity, "request_id": request_id})
         except Invalid as error:
             return error.status, self._refusal(error, request_id)
         except Exception:

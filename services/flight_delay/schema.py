@@ -1,4 +1,4 @@
-"""What a request to flight-delay may say. Each rule is here, so that nothing is decided by accident.
+"""What a request to flight-delay and its answer may say. Each rule is here: nothing is decided by accident.
 
 - A field that is not declared is refused by name: a misspelt field would else silently count as missing.
 - `plane`, `weather`, each of their fields, and `tailnum` may be null or left out: unknown is a value that
@@ -79,3 +79,12 @@ class Flight(_Request, frozen=True):
     ) = None
     plane: Plane | None = None
     weather: Weather | None = None
+
+
+class Delay(msgspec.Struct, frozen=True, kw_only=True):
+    """How likely a flight is to arrive late."""
+
+    probability: Annotated[
+        float, Meta(ge=0, le=1, description="the probability that it arrives over 15 minutes late")
+    ]
+    late: Annotated[bool, Meta(description="whether that counts as late")]

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import bentoml
 import msgspec
+import numpy as np
+import numpy.typing as npt
 
 from models.flight_delay import features
-from services.flight_delay.schema import Flight
+from services.flight_delay.schema import Delay, Flight
 from tidegate.serving import ModelService, OnnxModel, artifact
 
 LATE_FROM = 0.5  # the probability from which `late` is true
@@ -16,17 +18,21 @@ LATE_FROM = 0.5  # the probability from which `late` is true
 
 @bentoml.service(name="flight_delay", service_class=ModelService)
 class FlightDelay:
-    """Answers `POST /predict`."""
+    """Answers `POST /predict` and `POST /features`."""
 
-    request = Flight
+    request, response = Flight, Delay
+    feature_names = features.FEATURES
 
     def __init__(self) -> None:
         folder = artifact(Path(__file__), "flight-delay")
         self.model = OnnxModel(folder)
         self.vocabulary = features.load(folder / "features.json")
 
+    def features(self, flight: Flight) -> npt.NDArray[np.float32]:
+        """Return what the model sees of a flight: one row, in the order of `feature_names`."""
+        return features.compute([msgspec.to_builtins(flight)], self.vocabulary)
+
     def predict(self, flight: Flight) -> dict[str, object]:
         """Return the probability of a late arrival, and whether that counts as late."""
-        rows = features.compute([msgspec.to_builtins(flight)], self.vocabulary)
-        probability = float(self.model(rows)[0, 1])
+        probability = float(self.model(self.features(flight))[0, 1])
         return {"probability": probability, "late": probability >= LATE_FROM}

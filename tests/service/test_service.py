@@ -19,6 +19,7 @@ import httpx
 import psutil
 import pytest
 
+from models.flight_delay import features
 from tests.builders import flight_row, tiny_model
 from tidegate.adapters.bentoml import BentoStore
 from tidegate.bentos import Source, serve_command, serve_environment
@@ -275,6 +276,44 @@ def test_a_body_in_pieces_is_read_whole(served: Served) -> None:
     body = json.dumps(flight_row()).encode()
     pieces = (body[at : at + 7] for at in range(0, len(body), 7))
     assert served.client.post("/predict", content=pieces).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("field", "raw"),
+    [("tailnum", r'"N\ud800"'), ("weather.temp", r'"\udc00\ud800"'), ("distance", "1e400")],
+)
+def test_what_json_can_write_and_nobody_read_is_named(served: Served, field: str, raw: str) -> None:
+    """Half a surrogate pair and a number beyond all floats are refused by the field that holds them."""
+    row = json.dumps(_changed(field, "HERE")).replace('"HERE"', raw)
+    answer = served.client.post("/predict", content=row)
+    assert (answer.status_code, answer.json()["error"]["field"]) == (422, field)
+
+
+def test_the_features_are_those_that_the_pipeline_computes(served: Served) -> None:
+    """`/features` answers, by name, what `compute_columns` makes of the same row, bit by bit."""
+    row = _changed("weather.pressure", None)
+    answer = served.client.post("/features", json=row, headers={"x-request-id": "f-1"})
+    seen = features.Vocabulary.of({"carrier": ["UA"], "origin": ["EWR"], "dest": ["IAH"]})
+    (wanted,) = features.compute_columns(features.to_columns([row]), seen).tolist()
+    found = answer.json()["features"]
+    assert [found[name] for name in features.FEATURES] == [None if v != v else v for v in wanted]
+    assert (answer.status_code, answer.json()["request_id"]) == (200, "f-1")
+
+
+def test_features_refuse_what_predict_refuses(served: Served) -> None:
+    """The same request is asked for, and the same field blamed."""
+    answer = served.client.post("/features", json=_changed("origin", 7))
+    assert (answer.status_code, answer.json()["error"]["field"]) == (422, "origin")
+    assert served.client.get("/features").status_code == 405
+
+
+@pytest.mark.parametrize("path", ["/openapi.json", "/docs.json"])
+def test_the_promise_is_published(served: Served, path: str) -> None:
+    """The running service tells its OpenAPI document, and BentoML's page shows the same."""
+    document = served.client.get(path).json()
+    assert document["openapi"] == "3.1.0"
+    assert set(document["paths"]) == {"/predict", "/features"}
+    assert document["components"]["schemas"]["Flight"]["additionalProperties"] is False
 
 
 def test_only_post_predicts(served: Served) -> None:

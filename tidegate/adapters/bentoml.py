@@ -28,6 +28,7 @@ from tidegate.files import digest_folder, write_atomic
 SERVING_PACKAGES = ("bentoml", "httptools", "msgspec", "numpy", "onnxruntime", "uvicorn", "uvloop")
 SHELL = (
     "__init__.py",
+    "description.py",
     "files.py",
     "request.py",
     "serve.py",
