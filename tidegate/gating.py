@@ -8,7 +8,6 @@ the next one. What a gate reads through its subject is named in its report, with
 from __future__ import annotations
 
 import argparse
-import difflib
 import importlib
 import sys
 import time
@@ -21,17 +20,16 @@ from typing import Any, Generic, Literal, NoReturn, TypeVar
 
 import msgspec
 
-from tidegate import baseline, report, wiring
+from tidegate import baseline, bentos, report, wiring
 from tidegate.config import merge
 from tidegate.core.exhibits import Chart, Comparison, Table
 from tidegate.core.release import ReleaseRecord
 from tidegate.core.verdict import Finding, Verdict
 from tidegate.documents import convert, read_yaml
-from tidegate.errors import ConfigError, NoData, TidegateError
+from tidegate.errors import ConfigError, NoData, TidegateError, suggest
 from tidegate.files import digest
 from tidegate.machine import copies
 
-PARAMS = "params.yaml"
 BUILTIN = (
     *("data", "drift", "quality", "slices"),
     "artifact",
@@ -115,8 +113,14 @@ class Subject(Generic[S]):
 
     def serve(self, record: ReleaseRecord) -> AbstractContextManager[copies.Copy]:
         """Serve a copy of a release's Bento for the length of a `with` block."""
-        where = wiring.home(self.root)
-        return copies.serve(wiring.bentos_path(wiring.platform(self.root, "staging"), where), record)
+        return copies.serve(self._store(), record)
+
+    def bento(self, record: ReleaseRecord) -> Path:
+        """Return the folder of a release's Bento, where this machine has it. Raises ReleaseNotFound."""
+        return bentos.bento_path(self._store(), record.bento.tag)
+
+    def _store(self) -> Path:
+        return wiring.bentos_path(wiring.platform(self.root, "staging"), wiring.home(self.root))
 
     def report(self, gate: str) -> report.Report:
         """Return another gate's report of the same model and release. Raises NoData unless it is usable."""
@@ -177,54 +181,37 @@ def load(root: Path, name: str) -> Gate[Any]:
     """Import `gates/<name>.py` of a checkout and return its GATE. Raises ConfigError."""
     known = names(root)
     if name not in known:
-        raise ConfigError(f"no gate is called `{name}`", _close(name, known))
+        raise ConfigError(f"no gate is called `{name}`", suggest(name, known))
     if str(root) not in sys.path:
         sys.path.insert(0, str(root))
-    module = importlib.import_module(f"gates.{name.replace('-', '_')}")
+    script = f"{stem(name)}.py"
+    try:
+        module = importlib.import_module(f"gates.{stem(name)}")
+    except Exception as problem:  # a user's file may hold anything
+        raise ConfigError(
+            f"can't be imported: {type(problem).__name__}: {problem}",
+            f"Try `python gates/{script}`.",
+            where=f"gates/{script}",
+        ) from problem
     gate = getattr(module, "GATE", None)
     if not isinstance(gate, Gate) or gate.name != name:
         raise ConfigError(
-            f'gates/{name.replace("-", "_")}.py has no `GATE = gating.Gate("{name}", …)`',
-            "See docs/gates.md for an example.",
+            f'has no `GATE = gating.Gate("{name}", …)`',
+            "See docs/add-a-gate.md for an example.",
+            where=f"gates/{script}",
         )
     return gate
+
+
+def stem(name: str) -> str:
+    """Return a gate's name as that of its file, without the suffix."""
+    return name.replace("-", "_")
 
 
 def _there(path: Path, command: str) -> Path:
     if not path.exists():
         raise NoData(f"{path.name} is not in {path.parent.name}/", f"Make it with `{command}`.")
     return path
-
-
-def read_settings(text: str, gate: str, model: str, shape: type[S]) -> S:
-    """Return a gate's settings for a model: `gates.<gate>`, and `models.<model>.gates.<gate>` over it.
-
-    Raises ConfigError, with the line, for an unknown key, a missing section or an unknown model.
-    """
-    value, lines = read_yaml(text, PARAMS)
-    models, gates = _section(value, "models"), _section(value, "gates")
-    if model not in models:
-        raise ConfigError(f"no model is called `{model}`", _close(model, models), where=PARAMS)
-    over = _section(_section(models, model), "gates")
-    known = {*gates, *over}
-    if gate not in known:
-        raise ConfigError(f"gate `{gate}` has no section under `gates:`", _close(gate, known), where=PARAMS)
-    base, own = _section(gates, gate), _section(over, gate)
-    convert(base, shape, where=PARAMS, lines=lines, at=f"$.gates.{gate}")
-    at = f"$.models.{model}.gates.{gate}" if own else f"$.gates.{gate}"
-    return convert(merge(base, own), shape, where=PARAMS, lines=lines, at=at)
-
-
-def _section(value: Any, key: str) -> dict[str, Any]:
-    found = value.get(key) if isinstance(value, Mapping) else None
-    if found is not None and not isinstance(found, dict):
-        raise ConfigError(f"`{key}` must be a mapping", "Write `key: value` lines under it.", where=PARAMS)
-    return found or {}
-
-
-def _close(name: str, known: Sequence[str] | set[str] | dict[str, Any]) -> str:
-    close = difflib.get_close_matches(name, sorted(known), n=1)
-    return f"Did you mean `{close[0]}`?" if close else f"Known: {', '.join(sorted(known)) or 'none'}."
 
 
 class _Parser(argparse.ArgumentParser):
@@ -261,8 +248,9 @@ def run(gate: Gate[S], *, argv: Sequence[str] | None = None, root: Path | None =
     try:
         for suffix in ("json", "md"):
             (out / f"{gate.name}.{suffix}").unlink(missing_ok=True)
-        result = _look(gate, asked, root)
-        report.write(result, out)
+        result, is_model = _look(gate, asked, root)
+        if is_model or asked.out or out.parent.is_dir():  # a misspelt model leaves no folder of its name
+            report.write(result, out)
     except OSError as problem:  # no report could be written: the exit code is all that is left
         print(f"gates/{gate.name}.py: the report can't be written: {problem}", file=sys.stderr)
         return Verdict.ERROR.exit_code
@@ -277,23 +265,27 @@ def folder(root: Path, model: str, gate: str) -> Path:
     return reports if gate in BUILTIN else reports / "added"
 
 
-def _look(gate: Gate[S], asked: argparse.Namespace, root: Path) -> report.Report:
+def _look(gate: Gate[S], asked: argparse.Namespace, root: Path) -> tuple[report.Report, bool]:
+    """Return the report, and whether there is such a model."""
+    is_model = False
     try:
-        params = _there(root / PARAMS, "git checkout -- params.yaml").read_text()
-        settings = read_settings(params, gate.name, asked.model, gate.settings)
+        read = params.load(root, names(root))
+        is_model = bool(read.known(asked.model))
+        settings = read.settings(gate.name, asked.model, gate.settings)
         subject = Subject(asked.model, settings, root, asked.endpoint.rstrip("/"), asked.release)
         if str(root) not in sys.path:  # models/<package> is imported from the checkout
             sys.path.insert(0, str(root))
         looked = gate.look(subject)
         source = _source(gate, subject)
     except TidegateError as problem:
-        return report.broken(gate.name, asked.model, str(problem))
+        return report.broken(gate.name, asked.model, str(problem)), is_model
     except Exception as problem:
         traceback.print_exc()
         place = traceback.extract_tb(problem.__traceback__)[-1]
         where = f"{Path(place.filename).name}:{place.lineno}"
-        return report.broken(gate.name, asked.model, f"{type(problem).__name__} at {where}: {problem}")
-    return report.Report(
+        reason = f"{type(problem).__name__} at {where}: {problem}"
+        return report.broken(gate.name, asked.model, reason), is_model
+    found = report.Report(
         gate.name,
         asked.model,
         tuple(looked.findings),
@@ -303,6 +295,7 @@ def _look(gate: Gate[S], asked: argparse.Namespace, root: Path) -> report.Report
         tuple(looked.tables),
         source,
     )
+    return found, is_model
 
 
 def _source(gate: Gate[S], subject: Subject[S]) -> report.Source:
