@@ -62,3 +62,9 @@ def digest_folder(folder: Path, *, keep: Callable[[str], bool] = lambda name: Tr
 def digest(path: Path) -> str:
     """Return `sha256:…` of a file, or of a folder; raises FileNotFoundError when there is neither."""
     return digest_folder(path) if path.is_dir() else digest_file(path)
+
+
+def size(folder: Path) -> int:
+    """Return the bytes of a folder's files, byte code left out: whoever imports it first writes that."""
+    files = (path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    return sum(path.stat().st_size for path in files)

@@ -7,6 +7,7 @@ machine, the router and what else goes on there are the same for both.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import tempfile
 import time
@@ -23,6 +24,17 @@ from tidegate.errors import PlatformError
 from tidegate.machine.processes import free_ports
 
 PATIENCE = 60.0  # seconds to ready
+
+# Ends process $1 and removes folders $2 and $3 when its standard input ends, which a pipe does with the
+# process that holds the other end, whatever killed that.
+_GUARD = """
+trap '' HUP INT TERM
+read -r _
+kill -TERM "$1" 2>/dev/null
+for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15; do kill -0 "$1" 2>/dev/null || break; sleep 1; done
+kill -KILL "$1" 2>/dev/null
+rm -rf -- "$2" "$3"
+"""
 
 
 @dataclass(frozen=True)
@@ -46,6 +58,7 @@ def serve(
     """
     bentos.verify(store, record)
     (port,) = free_ports(1)
+    metrics = store / "metrics" / str(port)  # where `tidegate/serve.py` keeps its counters
     with tempfile.TemporaryDirectory(prefix="tidegate-copy-") as folder:
         log = Path(folder) / "log"
         environment = {
@@ -53,8 +66,8 @@ def serve(
             **bentos.serve_environment(store, record),
             **(extra or {}),
         }
+        began = time.monotonic()
         with log.open("wb") as out:
-            began = time.monotonic()
             process = subprocess.Popen(
                 bentos.serve_command(record.bento.tag, port),
                 cwd=folder,
@@ -62,25 +75,50 @@ def serve(
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C is this process's, which ends the copy in its own time
             )
         try:
-            url = f"http://127.0.0.1:{port}"
-            _wait_ready(process, url, began + patience, record.id, log)
-            yield Copy(url, process.pid, record.id, time.monotonic() - began)
+            with _guarded(process.pid, folder, str(metrics)):
+                url = f"http://127.0.0.1:{port}"
+                _wait_ready(process, url, began + patience, record.id, log)
+                yield Copy(url, process.pid, record.id, time.monotonic() - began)
         finally:
-            process.terminate()
-            try:
-                process.wait(timeout=15)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            _end(process)
+            shutil.rmtree(metrics, ignore_errors=True)
+
+
+@contextmanager
+def _guarded(pid: int, *folders: str) -> Iterator[None]:
+    """Have a copy ended by somebody else, too: a SIGTERM or SIGKILL of this process runs no `finally`."""
+    guard = subprocess.Popen(
+        ["sh", "-c", _GUARD, "tidegate-guard", str(pid), *folders],
+        stdin=subprocess.PIPE,  # closed on exec: no other child of this process keeps it open
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        yield
+    finally:
+        guard.kill()  # before its pipe is closed: from here on this process ends the copy
+        guard.communicate()
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(timeout=15)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _wait_ready(process: subprocess.Popen[bytes], url: str, deadline: float, release: str, log: Path) -> None:
     with httpx.Client(timeout=2.0) as client:
         while process.poll() is None and time.monotonic() < deadline:
             try:
-                if client.get(f"{url}/readyz").status_code == 200:
+                ready = client.get(f"{url}/readyz").status_code == 200
+                if ready and process.poll() is None:  # else somebody else took the port
                     return
             except httpx.HTTPError:
                 pass
