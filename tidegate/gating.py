@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import shutil
 import sys
 import time
 import traceback
@@ -20,11 +21,11 @@ from typing import Any, Generic, Literal, NoReturn, TypeVar
 
 import msgspec
 
-from tidegate import baseline, bentos, report, wiring
-from tidegate.config import merge
+from tidegate import baseline, bentos, params, report, wiring
+from tidegate.core import gate as compare
 from tidegate.core.exhibits import Chart, Comparison, Table
 from tidegate.core.release import ReleaseRecord
-from tidegate.core.verdict import Finding, Verdict
+from tidegate.core.verdict import Finding, Verdict, worst
 from tidegate.documents import convert, read_yaml
 from tidegate.errors import ConfigError, NoData, TidegateError, suggest
 from tidegate.files import digest
@@ -257,6 +258,34 @@ def run(gate: Gate[S], *, argv: Sequence[str] | None = None, root: Path | None =
     # Not in the report: the same inputs give the same bytes, and so the same release.
     print(f"{_line(result)} ({time.monotonic() - began:.1f} s)", flush=True)
     return result.exit_code
+
+
+def added(root: Path, model: str) -> int:
+    """Run the gates of a user's own that read files, as the pipeline does; return the worst exit code.
+
+    Reports lie in build/<model>/gates/added/, and nothing of an earlier run survives. Where there is no such
+    gate, a report called `added` says so.
+    """
+    out = folder(root, model, "")
+    params.load(root, names(root)).known(model)  # before anything is written for a model that is none
+    shutil.rmtree(out, ignore_errors=True)
+    codes = {}
+    for name in (name for name in names(root) if name not in BUILTIN):
+        try:
+            gate = load(root, name)
+        except ConfigError as problem:
+            report.write(report.broken(name, model, str(problem)), out)
+            print(f"{Verdict.ERROR:<14} {name} of {model}: {problem}", flush=True)
+            codes[name] = Verdict.ERROR.exit_code
+            continue
+        if gate.needs == "files":
+            codes[name] = gate.main([model], root)
+    if not codes:
+        text = "no gate of gates/ but the built-in ones reads files"
+        nothing = report.Report("added", model, (compare.not_applicable("added", text),))
+        report.write(nothing, out)
+        print(_line(nothing), flush=True)
+    return worst([Verdict.PASS, *(v for v in Verdict if v.exit_code in codes.values())]).exit_code
 
 
 def folder(root: Path, model: str, gate: str) -> Path:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tidegate import gating, report
+from tidegate import gating, params, report
 from tidegate.core import gate
 from tidegate.errors import ConfigError
 
@@ -41,7 +41,7 @@ def probe(look: Any) -> gating.Gate[Toy]:
 
 def read(text: str = PARAMS, model: str = "toy") -> Toy:
     """Read the settings of the gate `probe`."""
-    return gating.read_settings(text, "probe", model, Toy)
+    return params.read(text).settings("probe", model, Toy)
 
 
 def test_a_models_settings_lie_over_the_shared_ones() -> None:
@@ -59,8 +59,8 @@ def test_a_models_settings_lie_over_the_shared_ones() -> None:
         (PARAMS, "tyo", "Did you mean `toy`"),
         (PARAMS.replace("probe", "probes"), "toy", "Did you mean `probes`"),
         (PARAMS.replace("limit: 3", "limit: 3\n    limit: 4"), "toy", "given twice"),
-        ("", "toy", "no model is called"),
-        ("- a", "toy", "no model is called"),
+        ("", "toy", "no model is named"),
+        ("- a", "toy", "params.yaml:1: the file must be a mapping"),
     ],
 )
 def test_a_mistake_in_params_is_refused_where_it_is(text: str, model: str, says: str) -> None:

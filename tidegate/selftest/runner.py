@@ -22,17 +22,23 @@ from tidegate.core.verdict import Verdict
 from tidegate.selftest.room import Fault, Room
 
 CONTROL = "nothing broken"
+TIMED = ("load", "resources")
 
 
 @dataclass(frozen=True)
 class Suite:
-    """What there is to try on a gate. `control` is what it says where nothing is broken."""
+    """What there is to try on a gate.
+
+    `control` is what it says where nothing is broken; `alone`, that its faults are about time, which other
+    processes of ours would take from it.
+    """
 
     gate: str
     faults: Sequence[Fault] = ()
     quick: Mapping[str, Any] = field(default_factory=dict)
     prepare: Callable[[Room], None] = lambda room: None
     control: Verdict = Verdict.PASS
+    alone: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,6 +79,7 @@ def suite(root: Path, gate: str) -> Suite:
         getattr(module, "QUICK", {}),
         getattr(module, "prepare", lambda room: None),
         getattr(module, "CONTROL", Verdict.PASS),
+        getattr(module, "ALONE", gate in TIMED),
     )
 
 
