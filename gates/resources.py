@@ -98,7 +98,7 @@ def _start(subject: gating.Subject[ResourcesSettings], record: ReleaseRecord) ->
 def _with_rows(
     subject: gating.Subject[ResourcesSettings], compared: Sequence[ReleaseRecord], copies: Sequence[Copy]
 ) -> list[tuple[Copy, list[dict[str, Any]]]]:
-    """Return each copy with the rows that it gets: production's for both, unless the candidate asks for others."""
+    """Return each copy with its rows: production's for both, unless the candidate asks for others."""
     rows = [bentos.warmup_rows(subject.bento(one)) for one in compared]
     if rows[1:] and rows[-1] and takes(copies[0], rows[-1]):
         rows[0] = rows[-1]
@@ -224,7 +224,7 @@ GATE = gating.Gate(
     ResourcesSettings,
     look,
     needs="release",
-    inputs="The release's Bento and production's, from this machine's store, and the rows that they bring along.",
+    inputs="The release's Bento and production's in this machine's store, and the rows that they bring along.",
     fix="A leak: look at what a request leaves behind (a list, a cache without a bound, a logger's handler). "
     "CPU or memory: profile the service, the report says how much more than production's it takes.",
 )

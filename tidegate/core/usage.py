@@ -6,6 +6,7 @@ cache, an arena) is one large step and no leak, what it keeps of every request i
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ FEWEST = 8  # intervals below need as many steps, or pairs, to reach CONFIDENCE 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes: `rss` in memory, `uss` of them the process's own, `pss` with what it shares divided by the sharers.
+    """Bytes: `rss` in memory, `uss` of them the process's own, `pss` with its part of what it shares.
 
     PSS is Linux's; where there is none it is 0.
     """
@@ -32,10 +33,10 @@ class Memory:
 
 @dataclass
 class Readings:
-    """What was read of one service under load: `memory` and `cpu` (seconds since its start) at `done` requests.
+    """What was read of one service: `memory` and `cpu` (seconds since its start) at `done` requests.
 
-    `ready` is its memory before the first request. `sent` and `failed` count all requests, `reason` is that of
-    the first failure, and `ended` says that the service was gone when it was last looked for.
+    `ready` is its memory before the first request. `sent` and `failed` count all requests, `reason` is that
+    of the first failure, and `ended` says that the service was gone when it was last looked for.
     """
 
     ready: Memory
@@ -93,7 +94,7 @@ def slope(requests: Sequence[float], sizes: Sequence[float]) -> Slope | None:
 
 
 def _pairs(values: Sequence[float]) -> list[tuple[float, float]]:
-    return list(zip(values, values[1:], strict=False))
+    return list(itertools.pairwise(values))
 
 
 def _skipped(count: int) -> int:

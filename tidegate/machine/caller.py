@@ -22,7 +22,7 @@ PATIENCE = 10.0  # seconds for one answer
 
 
 class Caller:
-    """Posts `rows` to `url`. `sent`, `failed` (no answer, or none with 2xx) and the first `reason` count up."""
+    """Posts `rows` to `url`; counts what was `sent` and `failed` (no 2xx), and keeps the first `reason`."""
 
     def __init__(self, url: str, rows: Sequence[Any]) -> None:
         if not rows:

@@ -25,7 +25,7 @@ def takes(copy: Copy, rows: Sequence[Any]) -> bool:
 def soak(
     served: Sequence[tuple[Copy, Sequence[Any]]], *, requests: int, warmup: int, blocks: int = BLOCKS
 ) -> list[Readings]:
-    """Send each copy `warmup` requests, then `requests` of its rows in `blocks`; return what was read of each.
+    """Send each copy `warmup` requests, then `requests` of its rows in `blocks`; return what was read.
 
     Every other round goes backwards, so that neither copy is always the one that was asked first. A copy
     that has ended, or that nobody listens for any more, gets no further request.
