@@ -1,96 +1,177 @@
-"""Is the data what the model was made for? Schema, types, ranges, nulls, volume, label rate."""
+"""Is the data what the model was made for?
+
+Schema and types, ranges, nulls, duplicates, volume (its own, and beside the rows that production's release
+was made of), rate of the label, columns that tell the label alone, and overlap between train and holdout,
+in time and by row.
+"""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any
 
 import msgspec
 
 from tidegate import gating
-from tidegate.core import gate
+from tidegate.core import columns as content
+from tidegate.core import gate, leakage
+from tidegate.core.exhibits import Chart, Series, Table
+from tidegate.core.verdict import Finding
+
+Count = Annotated[int, msgspec.Meta(ge=0)]
+SPLITS = ("train", "holdout")
 
 
-class Column(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What one column may hold; `nulls` is the largest share of nulls, `within` both ends included."""
+class Leakage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`limit`: how well (AUC) one column may rank the label alone, on `rows` of train drawn by `seed`."""
 
-    type: Literal["text", "int", "number", "flag"]
-    nulls: float = 0.0
-    within: tuple[float, float] | None = None
-    pattern: str = ""
-    among: tuple[str, ...] = ()
+    limit: Annotated[float, msgspec.Meta(ge=0.5, le=1)] = 0.75
+    rows: Annotated[int, msgspec.Meta(ge=1)] = 20000
+    seed: Count = 1
 
 
 class DataSettings(gating.Settings, frozen=True):
-    """The `data` section; `ordered_by` names a column in which train must end before holdout begins."""
+    """The `data` section.
 
-    min_rows: Mapping[str, int] = {}
-    label: str = ""
-    label_rate: tuple[float, float] = (0.0, 1.0)
-    ordered_by: str = ""
-    columns: Mapping[str, Column] = {}
-
-
-def is_kind(values: Any, kind: str) -> bool:
-    """Tell whether a column's stored type is of a kind; an int column with nulls is stored as floats."""
-    from pandas.api import types
-
-    if kind == "text":
-        return types.infer_dtype(values, skipna=True) in ("string", "empty")
-    if kind == "flag":
-        return types.is_bool_dtype(values) or set(values.dropna().unique()) <= {0, 1}
-    if types.is_bool_dtype(values) or not types.is_numeric_dtype(values):
-        return False
-    return kind == "number" or bool((values.dropna() % 1 == 0).all())
-
-
-def schema(columns: Mapping[str, Column]) -> Any:
-    """Return the pandera schema of these columns; nulls are counted apart, against their own limits.
-
-    Nothing is coerced: numbers that are stored as text would reach training as text.
+    `ordered_by` names a column in which train must end before holdout begins; `key` the columns that make a
+    row what it is (all, when there are none); `duplicates` and `overlap` the largest shares of rows that are
+    there twice, in a split or in both; `volume` the least and most rows of a split beside those that
+    production's release was made of, as ratios.
     """
-    import pandera.pandas as pa
 
-    def checks(spec: Column) -> list[Any]:
-        return [
-            pa.Check(lambda values: is_kind(values, spec.type), name="type", ignore_na=False),
-            *([pa.Check.in_range(*spec.within, name="within")] if spec.within else []),
-            *([pa.Check.str_matches(spec.pattern, name="pattern")] if spec.pattern else []),
-            *([pa.Check.isin(spec.among, name="among")] if spec.among else []),
-        ]
+    min_rows: Mapping[str, Count] = {}
+    label: str = ""
+    label_rate: content.Range = (0.0, 1.0)
+    ordered_by: str = ""
+    columns: Mapping[str, content.Column] = {}
+    key: tuple[str, ...] = ()
+    duplicates: content.Share = 0.0
+    overlap: content.Share = 0.0
+    volume: content.Range = (0.5, 2.0)
+    leakage: Leakage = Leakage()
 
-    return pa.DataFrameSchema({k: pa.Column(None, checks(s), nullable=True) for k, s in columns.items()})
-
-
-def broken_rows(frame: Any, columns: Mapping[str, Column]) -> dict[str, int]:
-    """Return column → how many of its rows break the schema; all of them when its type does."""
-    from pandera.errors import SchemaErrors
-
-    try:
-        schema(columns).validate(frame, lazy=True)
-    except SchemaErrors as errors:
-        cases = errors.failure_cases
-        whole = set(cases.loc[cases["index"].isna(), "column"])
-        rows = cases.groupby("column")["index"].nunique()
-        return {str(name): len(frame) if name in whole else int(count) for name, count in rows.items()}
-    return {}
+    def __post_init__(self) -> None:
+        """Refuse ranges that hold nothing."""
+        content.check_range("label_rate", self.label_rate)
+        content.check_range("volume", self.volume)
 
 
-def look_at(split: str, frame: Any, settings: DataSettings) -> list[Any]:
+def look_at(split: str, frame: Any, settings: DataSettings) -> list[Finding]:
     """Return the findings of one split."""
     known = {name: spec for name, spec in settings.columns.items() if name in frame}
     volume = gate.at_least(f"{split}: rows", len(frame), settings.min_rows.get(split))
     findings = [volume, gate.expected(f"{split}: columns", list(frame), list(settings.columns), "columns")]
     if frame.empty:
         return [gate.enough(f"{split}: rows", 0, settings.min_rows.get(split))]
-    broken = broken_rows(frame[list(known)], known)
+    broken = content.broken_rows(frame[list(known)], known)
     for name, spec in known.items():
         findings.append(gate.none_of(f"{split}: {name} values", broken.get(name, 0), len(frame), "rows"))
         nulls = float(frame[name].isna().mean())
         findings.append(gate.at_most(f"{split}: {name} nulls", nulls, spec.nulls))
-    rate = float(frame[settings.label].mean()) if settings.label in frame else None
-    return [*findings, gate.within(f"{split}: rate of {settings.label}", rate, *settings.label_rate)]
+    findings.append(_duplicates(split, frame, settings))
+    return [
+        *findings,
+        gate.within(f"{split}: rate of {settings.label}", rate(frame, settings.label), *settings.label_rate),
+    ]
+
+
+def rate(frame: Any, label: str) -> float | None:
+    """Return the label's mean, or None where there is no such column of numbers."""
+    if label not in frame or not content.is_kind(frame[label], "number"):
+        return None
+    return float(frame[label].mean())
+
+
+def _duplicates(split: str, frame: Any, settings: DataSettings) -> Finding:
+    name = f"{split}: rows there twice"
+    if not set(settings.key) <= set(frame):
+        return gate.error(name, f"{name}: a column of `key` is missing: {_missing(frame, settings.key)}")
+    return gate.at_most(name, content.repeated(frame, settings.key) / len(frame), settings.duplicates)
+
+
+def _missing(frame: Any, names: tuple[str, ...]) -> str:
+    return ", ".join(sorted(set(names) - set(frame)))
+
+
+def overlap(train: Any, holdout: Any, settings: DataSettings) -> list[Finding]:
+    """Return the findings on what the two splits share: days, and rows.
+
+    A row is looked for by `key`, and once more by all that it holds but `ordered_by`: a row that was dated
+    anew is still the same row.
+    """
+    ordered, both = settings.ordered_by, set(train) & set(holdout)
+    found = []
+    if ordered:
+        ends = (_end(train, ordered, "max"), _end(holdout, ordered, "min"))
+        found.append(gate.precedes(f"order by {ordered}", *ends))
+    keys = {"by key" if settings.key else "": settings.key or tuple(train)}
+    if ordered:
+        keys[f"but for {ordered}"] = tuple(name for name in train if name != ordered)
+    for how, key in keys.items():
+        name = f"holdout: rows that are in train {how}".strip()
+        if not key or not set(key) <= both:
+            found.append(
+                gate.error(
+                    name,
+                    f"{name}: the splits do not both have {', '.join(sorted(set(key) - both)) or 'a column'}",
+                )
+            )
+        else:
+            found.append(
+                gate.at_most(name, content.shared(train, holdout, key) / len(holdout), settings.overlap)
+            )
+    return found
+
+
+def _end(frame: Any, name: str, which: str) -> str | None:
+    """Return the first or last value of a column, as text; None where there is none."""
+    values = frame[name].dropna().astype(str) if name in frame else ()
+    return str(getattr(values, which)()) if len(values) else None
+
+
+def telling(train: Any, settings: DataSettings) -> dict[str, float]:
+    """Return column → how well it ranks the label alone, on a seeded sample of train."""
+    limits, label = settings.leakage, settings.label
+    taken = train.sample(min(limits.rows, len(train)), random_state=limits.seed)
+    return leakage.each_alone(
+        taken[label].to_numpy(),
+        {name: taken[name].to_numpy() for name in taken if name != label},
+        limits.seed,
+    )
+
+
+def leaks(train: Any, settings: DataSettings) -> tuple[list[Finding], list[Table], list[Chart]]:
+    """Return the findings on columns that tell the label alone, with their table and chart."""
+    limit, label = settings.leakage.limit, settings.label
+    if rate(train, label) is None:
+        return [gate.error("leakage", f"leakage: train has no label `{label}` to look at")], [], []
+    found = telling(train, settings)
+    findings = [gate.at_most(f"leakage: AUC of {name} alone", value, limit) for name, value in found.items()]
+    title = f"What each column alone tells of {label}"
+    rows = tuple((name, value, limit) for name, value in found.items())
+    table = Table(title, ("column", "AUC", "limit"), rows)
+    bars = Series("AUC", tuple(found), tuple(found.values()))
+    return findings, [table], [Chart(title, "bar", (bars,), "column", "AUC (0.5: nothing)")]
+
+
+def volume(subject: gating.Subject[DataSettings], rows: Mapping[str, int]) -> list[Finding]:
+    """Return the findings on each split's rows beside those that production's release was made of."""
+    record = subject.production()
+    findings = []
+    for split, count in rows.items():
+        name = f"{split}: rows beside production's"
+        before = (record.rows or {}).get(split) if record else None
+        if record is None:
+            findings.append(
+                gate.not_applicable(name, f"{name}: no release of {subject.model} is in production")
+            )
+        elif before is None:
+            text = f"{name}: the record of release {record.id} does not say how many rows it was made of"
+            findings.append(gate.not_applicable(name, text))
+        else:
+            findings.append(gate.ratio(name, count, before, *subject.settings.volume))
+    return findings
 
 
 def look(subject: gating.Subject[DataSettings]) -> gating.Looked:
@@ -98,15 +179,15 @@ def look(subject: gating.Subject[DataSettings]) -> gating.Looked:
     import pandas as pd
 
     settings = subject.settings
-    splits = {split: pd.read_parquet(subject.data(split)) for split in ("train", "holdout")}
+    splits = {split: pd.read_parquet(subject.data(split)) for split in SPLITS}
+    rows = {split: len(frame) for split, frame in splits.items()}
     findings = [found for split, frame in splits.items() for found in look_at(split, frame, settings)]
-    if settings.ordered_by and all(settings.ordered_by in frame for frame in splits.values()):
-        last, first = (
-            splits["train"][settings.ordered_by].astype(str).max(),
-            splits["holdout"][settings.ordered_by].astype(str).min(),
-        )
-        findings.append(gate.precedes(f"order by {settings.ordered_by}", last, first))
-    return gating.Looked(findings, {"rows": {split: len(frame) for split, frame in splits.items()}})
+    if not all(rows.values()):
+        return gating.Looked(findings, {"rows": rows})
+    findings += volume(subject, rows) + overlap(splits["train"], splits["holdout"], settings)
+    found, tables, charts = leaks(splits["train"], settings)
+    measurements = {"rows": rows, "sampled for leakage": min(settings.leakage.rows, rows["train"])}
+    return gating.Looked([*findings, *found], measurements, (), charts, tables)
 
 
 GATE = gating.Gate(
@@ -114,7 +195,7 @@ GATE = gating.Gate(
     DataSettings,
     look,
     needs="files",
-    inputs="The train and holdout splits in data/<model>/.",
+    inputs="The train and holdout splits in data/<model>/, and the record of production's release.",
     fix="Correct the source or prepare.py; change a limit only by a reviewed commit that says why.",
 )
 

@@ -17,10 +17,14 @@ from tidegate.errors import NoData
 from tidegate.files import digest_folder, write_atomic
 from tidegate.packaging import Layout as Packaged
 from tidegate.packaging import pipeline_digest
+from tidegate.report import read_report
 
 
 def register(layout: Layout) -> dict[str, object]:
-    """Register build/<model>/model/ and return `{"name", "version", "digest"}`; raises NoData without it."""
+    """Register build/<model>/model/ and return `{"name", "version", "digest"}`; raises NoData without it.
+
+    `rows`, too, where the data gate has counted those of each split: the release's record will name them.
+    """
     root = layout.root.absolute()
     registry = wiring.registry(wiring.platform(root, "production"), wiring.home(root))
     try:
@@ -31,7 +35,9 @@ def register(layout: Layout) -> dict[str, object]:
     if (layout.root / "dvc.lock").is_file():  # not yet, when the stage is tried out by hand
         tags["pipeline"] = pipeline_digest(Packaged(root, layout.model))
     version = registry.register(layout.model, layout.artifact, tags)
-    return {"name": layout.model, "version": version, "digest": digest}
+    found: dict[str, object] = {"name": layout.model, "version": version, "digest": digest}
+    rows = read_report(layout.build / "gates" / "data.json").measurements.get("rows")
+    return {**found, "rows": rows} if rows else found
 
 
 def main() -> None:

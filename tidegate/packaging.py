@@ -107,6 +107,7 @@ def package(
         artifact=registered.digest,
         bento=bento,
         gates=gates,
+        rows=registered.rows,
     )
     known = same_release(layout, record)
     path = write_record(layout, known or record)
@@ -206,6 +207,7 @@ class Registered(msgspec.Struct, frozen=True):
     name: str
     version: int
     digest: str
+    rows: Mapping[str, int] | None = None  # of each split
 
 
 def read_registered(layout: Layout) -> Registered:

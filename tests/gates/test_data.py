@@ -11,7 +11,7 @@ import pytest
 
 from gates import data
 from tests.builders import GateRoom
-from tidegate import gating
+from tidegate import gating, report
 from tidegate.core.verdict import Verdict, worst
 
 SETTINGS: dict[str, Any] = {
@@ -36,9 +36,9 @@ def frame(rows: int, month: int = 1) -> pd.DataFrame:
         {
             "date": [f"2013-{month:02d}-{1 + i % 28:02d}" for i in count],
             "carrier": np.where(count % 2, "UA", "AA"),
-            "distance": 200 + count,
+            "distance": 200 + 100 * month + count,
             "temp": np.where(count % 10, 50.0 + count % 30, np.nan),
-            "late": (count % 5 < 2).astype("int8"),
+            "late": np.random.default_rng(month).permutation(count % 5 < 2).astype("int8"),
         }
     )
 
@@ -47,6 +47,9 @@ def frame(rows: int, month: int = 1) -> pd.DataFrame:
 def room(tmp_path: Path) -> GateRoom:
     """A checkout with good data."""
     made = GateRoom(tmp_path, "data", SETTINGS)
+    release = made.root / "envs" / "production" / "release.yaml"
+    release.parent.mkdir(parents=True)
+    release.write_text("models: {}\n")
     frame(60).to_parquet(made.data / "train.parquet")
     frame(30, month=5).to_parquet(made.data / "holdout.parquet")
     return made
@@ -166,4 +169,5 @@ def test_settings_that_compare_nothing_are_an_error(
     room.set(settings)
     monkeypatch.chdir(room.root)
     assert data.GATE.main(["toy"]) == 3
-    assert says in (room.build / "gates" / "data.md").read_text()
+    found = report.read_report(room.build / "gates" / "data.json").findings
+    assert any(says in finding.reason for finding in found)

@@ -54,6 +54,16 @@ def within(name: str, observed: Number, low: Number, high: Number, unit: str = "
     return Finding(name, Verdict.PASS if inside else Verdict.FAIL, float(observed), limit, text)
 
 
+def ratio(name: str, observed: Number, before: Number, low: Number, high: Number) -> Finding:
+    """PASS when low ≤ observed ÷ before ≤ high, else FAIL; both numbers are in the reason."""
+    missing = _missing(name, observed, low) or _missing(name, before, high)
+    if missing or not before or observed is None:
+        return missing or error(name, f"{name}: {show(observed or 0)} beside 0 has no ratio")
+    found = within(name, observed / before, low, high)
+    text = f"{name}: {show(observed)} beside {show(before)}, ratio {found.reason.removeprefix(f'{name} ')}"
+    return Finding(name, found.verdict, found.observed, found.limit, text)
+
+
 def enough(name: str, observed: Number, minimum: Number, unit: str = "") -> Finding:
     """PASS when a sample is large enough to decide on, INCONCLUSIVE when not, ERROR when it is empty."""
     found = at_least(name, observed, minimum, unit)

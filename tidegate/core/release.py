@@ -31,7 +31,8 @@ class ReleaseRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     `commit` is the git commit (40 hex), `pipeline` the sha256 of those stages of dvc.lock that the model's
     files come from, `artifact` the sha256 of the model's files, `gates` each gate's verdict plus `report`,
-    the sha256 of their reports.
+    the sha256 of their reports; `rows` how many rows of each split it was made of, which the next candidate's
+    data gate compares its own with.
     """
 
     model: str
@@ -42,6 +43,7 @@ class ReleaseRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     bento: BentoRef
     gates: Mapping[str, str]
     image: str | None = None
+    rows: Mapping[str, int] | None = None
 
     @property
     def id(self) -> str:
