@@ -3,113 +3,118 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from typing import Any
 
-import msgspec
-
-from tidegate import baseline, gating, wiring
-from tidegate.core import gate, scores
-from tidegate.core.release import ReleaseRecord
-from tidegate.errors import Fatal
-from tidegate.files import digest_folder
-
-
-class Margins(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """By how much a candidate may be worse than production, in each metric's own unit."""
-
-    auc: float = 0.005
-    log_loss: float = 0.005
-    calibration_error: float = 0.01
+from tidegate import gating, scored
+from tidegate.core import curves, gate, paired, scores
 
 
 class QualitySettings(gating.Settings, frozen=True):
-    """The `quality` section: limits, margins, and what predictions.parquet calls its two columns."""
+    """The `quality` section: `limits` and `margins` by metric (see `core.scores.METRICS`), each in its unit.
+
+    A margin is by how much the candidate may be worse than production. All intervals hold at once with
+    `confidence`: a candidate that is no worse is called worse in at most 1 − confidence of all cases.
+    `threshold` is where a probability counts as a yes, for accuracy, recall and precision.
+    """
 
     min_rows: int = 1000
-    auc: float | None = None
-    log_loss: float | None = None
-    calibration_error: float | None = None
-    margins: Margins = Margins()
+    limits: Mapping[str, float] = {}
+    margins: Mapping[str, float] = {}
+    confidence: float = 0.95
+    threshold: float = 0.5
+    seed: int = 1  # of the resampling that some intervals need
     label: str = "label"
     probability: str = "probability"
 
-
-METRICS = {"auc": scores.auc, "log_loss": scores.log_loss, "calibration_error": scores.calibration_error}
-INTERVALS = {"auc": scores.auc_difference, "log_loss": scores.loss_difference}
-
-
-def measure(labels: Any, probabilities: Any) -> dict[str, float]:
-    """Return each metric of one set of predictions."""
-    return {name: metric(labels, probabilities) for name, metric in METRICS.items()}
+    def __post_init__(self) -> None:
+        """Raise ValueError for what can't be compared with."""
+        scores.check(self.limits)
+        scores.check(self.margins, at_least=0)
+        paired.each(self.confidence, 1)
 
 
-def against(labels: Any, candidate: Any, production: Any, margins: Margins) -> list[Any]:
-    """Return the findings of a candidate's predictions beside production's on the same rows."""
-    mine, theirs = measure(labels, candidate), measure(labels, production)
-    plain = {name: (mine[name] - theirs[name],) * 2 for name in METRICS}
-    intervals = {name: INTERVALS[name](labels, candidate, production) for name in INTERVALS}
+def measure(labels: Any, probabilities: Any, settings: QualitySettings) -> dict[str, float]:
+    """Return each metric that has a limit or a margin, of one set of predictions."""
+    named = dict.fromkeys([*settings.limits, *settings.margins])
+    return {name: scores.METRICS[name].value(labels, probabilities, settings.threshold) for name in named}
+
+
+def alone(mine: Mapping[str, float], limits: Mapping[str, float]) -> list[Any]:
+    """Return the findings of the candidate by itself."""
+    if not limits:
+        return [gate.error("limits", "no metric has a limit: name some under `limits` in params.yaml")]
     return [
-        gate.beside(
-            f"{name} against production",
-            mine[name],
-            theirs[name],
-            {**plain, **intervals}[name],
-            getattr(margins, name),
-            higher_is_better=name == "auc",
-        )
-        for name in METRICS
+        (gate.at_least if metric.higher_is_better else gate.at_most)(name, mine[name], limit, metric.unit)
+        for name, limit in limits.items()
+        for metric in (scores.METRICS[name],)
     ]
 
 
-def predictions_of(
-    record: ReleaseRecord, subject: gating.Subject[QualitySettings], candidate: Any, labels: Any
-) -> tuple[Any, str]:
-    """Return production's probabilities for the holdout's rows, and where its features' code came from."""
-    import pyarrow.parquet as parquet
-
-    same_files = record.artifact == digest_folder(subject.built("model"))
-    if same_files and baseline.same_features(subject.root, subject.package, record):
-        return candidate, "the candidate: the model's files and features.py are the same"
-    table = parquet.read_table(subject.data("holdout"))
-    columns = {name: table[name].to_numpy() for name in table.column_names}
-    if columns[subject.settings.label].tolist() != labels.tolist():
-        raise Fatal("predictions.parquet is not of the rows of holdout.parquet", "Run `dvc repro`.")
-    platform = wiring.platform(subject.root, "production")
-    registry = wiring.registry(platform, wiring.home(subject.root))
-    return baseline.predictions(subject.root, subject.package, record, registry, columns)
+def against(labels: Any, candidate: Any, production: Any, settings: QualitySettings) -> list[Any]:
+    """Return a finding and a comparison for each metric with a margin, on the same rows."""
+    if not settings.margins:
+        text = "no metric has a margin: name some under `margins` in params.yaml"
+        return [(gate.error("against production", text), None)]
+    confidence = paired.each(settings.confidence, len(settings.margins))
+    told = []
+    for name, margin in settings.margins.items():
+        metric = scores.METRICS[name]
+        found = paired.difference(
+            metric,
+            labels,
+            candidate,
+            production,
+            confidence=confidence,
+            threshold=settings.threshold,
+            seed=settings.seed,
+        )
+        told.append(
+            gate.beside(
+                f"{name} against production",
+                found.candidate,
+                found.production,
+                found.interval,
+                margin,
+                higher_is_better=metric.higher_is_better,
+                confidence=confidence,
+                unit=metric.unit,
+                hint=paired.hint(found, margin, len(labels)),
+            )
+        )
+    return told
 
 
 def look(subject: gating.Subject[QualitySettings]) -> gating.Looked:
     """Look at the candidate's predictions, and at production's."""
-    import pyarrow.parquet as parquet
-
-    limits = subject.settings
-    names = [limits.label, limits.probability]
-    table = parquet.read_table(subject.built("predictions.parquet"), columns=names)
-    labels, candidate = (table[name].to_numpy() for name in names)
-    sample = gate.enough("rows", len(labels), limits.min_rows)
-    if not len(labels):
+    settings = subject.settings
+    rows = scored.read(subject, settings.label, settings.probability)
+    sample = gate.enough("rows", len(rows), settings.min_rows)
+    if not len(rows):
         return gating.Looked([sample])
-    mine = measure(labels, candidate)
-    findings = [
-        gate.at_least("auc", mine["auc"], limits.auc),
-        gate.at_most("log_loss", mine["log_loss"], limits.log_loss),
-        gate.at_most("calibration_error", mine["calibration_error"], limits.calibration_error),
-    ]
-    measurements: dict[str, Any] = {"rows": len(labels), "candidate": mine, "production": None}
+    mine = measure(rows.labels, rows.candidate, settings)
+    findings = alone(mine, settings.limits)
+    measurements: dict[str, Any] = {"rows": len(rows), "candidate": mine, "production": None}
     comparisons: list[Any] = []
-    record = subject.production()
-    if record is None:
-        text = f"no release of {subject.model} is in production: there is nothing to compare with"
-        findings.append(gate.not_applicable("against production", text))
-    else:
-        theirs, source = predictions_of(record, subject, candidate, labels)
-        compared = against(labels, candidate, theirs, limits.margins)
+    sets = {"candidate": rows.candidate}
+    other = scored.production(rows)
+    if other.instead:
+        findings.append(other.instead)
+    if other.probabilities is not None and other.record:
+        compared = against(rows.labels, rows.candidate, other.probabilities, settings)
         findings += [finding for finding, _ in compared]
         comparisons = [shown for _, shown in compared if shown]
-        about = {"release": record.id, "version": record.registry.version, "features_of": source}
-        measurements["production"] = {**about, **measure(labels, theirs)}
-    return gating.Looked(gate.hold_back(sample, findings), measurements, comparisons)
+        sets["production"] = other.probabilities
+        measurements["production"] = {
+            "release": other.record.id,
+            "version": other.record.registry.version,
+            "features_of": other.features_of,
+            **measure(rows.labels, other.probabilities, settings),
+        }
+    measurements["methods"] = {name: scores.METRICS[name].method for name in settings.margins}
+    return gating.Looked(
+        gate.hold_back(sample, findings), measurements, comparisons, curves.charts(rows.labels, sets)
+    )
 
 
 GATE = gating.Gate(

@@ -1,4 +1,4 @@
-"""Metrics of predictions and the intervals of their differences."""
+"""Metrics of predictions, and how much each row moves them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tidegate.core import scores
 
@@ -42,34 +44,92 @@ def test_what_can_not_be_measured_is_nan() -> None:
     assert math.isnan(scores.log_loss([0, 1], [0.2, math.nan]))
     assert math.isnan(scores.calibration_error([], []))
     assert math.isnan(scores.calibration_error([0, 1], [0.2, math.nan]))
-    assert all(math.isnan(end) for end in scores.auc_difference([1, 0], [0.2, 0.1], [0.2, 0.1]))
 
 
-def test_equal_predictions_do_not_differ() -> None:
-    """A candidate that predicts what production does has a difference of exactly 0."""
-    labels, p = sample(1)
-    assert scores.auc_difference(labels, p, p) == (0.0, 0.0)
-    assert scores.loss_difference(labels, p, p) == (0.0, 0.0)
+def oracle(name: str, labels: np.ndarray, p: np.ndarray, threshold: float) -> float:
+    """What scikit-learn says."""
+    from sklearn import metrics
+
+    called = p >= threshold
+    return float(
+        {
+            "auc": lambda: metrics.roc_auc_score(labels, p),
+            "average_precision": lambda: metrics.average_precision_score(labels, p),
+            "log_loss": lambda: metrics.log_loss(labels, p),
+            "brier": lambda: metrics.brier_score_loss(labels, p),
+            "accuracy": lambda: metrics.accuracy_score(labels, called),
+            "recall": lambda: metrics.recall_score(labels, called),
+            "precision": lambda: metrics.precision_score(labels, called),
+        }[name]()
+    )
 
 
-@pytest.mark.parametrize("what", ["auc", "loss"])
-def test_the_interval_covers_as_a_paired_bootstrap_does(what: str) -> None:
-    """The closed form is within a fifth of the width that resampling rows gives."""
-    labels, p = sample(5, rows=2000)
-    random = np.random.default_rng(6)
-    other = np.clip(p + random.normal(scale=0.1, size=len(p)), 0.01, 0.99)
-    p = np.clip(p, 0.01, 0.99)
-    interval, metric = {
-        "auc": (scores.auc_difference, scores.auc),
-        "loss": (scores.loss_difference, scores.log_loss),
-    }[what]
-    low, high = interval(labels, p, other)
-    draws = []
-    for _ in range(400):
-        rows = random.integers(0, len(p), len(p))
-        draws.append(metric(labels[rows], p[rows]) - metric(labels[rows], other[rows]))
-    assert low < metric(labels, p) - metric(labels, other) < high
-    assert high - low == pytest.approx(2 * scores.Z99 * np.std(draws), rel=0.2)
+@pytest.mark.parametrize("threshold", [0.3, 0.5])
+@pytest.mark.parametrize("name", sorted(set(scores.METRICS) - {"excess_loss", "calibration_error"}))
+def test_every_metric_agrees_with_scikit_learn(name: str, threshold: float) -> None:
+    """Ties included, each is what the reference implementation says."""
+    labels, p = sample(11)
+    expected = oracle(name, labels, p, threshold)
+    assert scores.METRICS[name].value(labels, p, threshold) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("name", sorted(scores.METRICS))
+def test_an_influence_is_what_a_rows_weight_does(name: str) -> None:
+    """Giving one row twice moves a metric by its influence / n, and influences have the mean 0."""
+    labels, p = sample(3, rows=3000)
+    metric = scores.METRICS[name]
+    influences = metric.influence((labels.astype(float), p, 0.5))
+    assert influences.mean() == pytest.approx(0, abs=1e-9)
+    before = metric.value(labels, p)
+    for row in range(0, 3000, 500):
+        moved = metric.value(np.append(labels, labels[row]), np.append(p, p[row])) - before
+        assert moved * 3001 == pytest.approx(influences[row], rel=0.02, abs=0.02)
+
+
+@given(
+    rows=st.lists(st.tuples(st.booleans(), st.floats(0, 1)), min_size=1, max_size=60),
+    name=st.sampled_from(sorted(scores.METRICS)),
+)
+def test_a_metric_is_a_number_or_nan_whatever_the_rows(rows: list[tuple[bool, float]], name: str) -> None:
+    """No rows make a metric raise; shares and areas stay between 0 and 1."""
+    labels, p = np.array([row[0] for row in rows]), np.array([row[1] for row in rows])
+    found = scores.METRICS[name].value(labels, p)
+    if name not in ("log_loss", "excess_loss"):
+        assert math.isnan(found) or -1e-12 <= found <= 1 + 1e-12
+    if name == "auc" and not math.isnan(found):
+        assert found + scores.auc(~labels, p) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("name", sorted(scores.METRICS))
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_one_bad_probability_makes_every_metric_nan(name: str, bad: float) -> None:
+    """No metric skips a row that it can't use."""
+    labels, p = sample(2)
+    p[7] = bad
+    assert math.isnan(scores.METRICS[name].value(labels, p))
+    assert math.isnan(scores.METRICS[name].value([], []))
+
+
+def test_a_precision_of_nothing_is_nan() -> None:
+    """Where no row is called positive there is no precision: not 0, not 1."""
+    labels, p = sample(2)
+    assert math.isnan(scores.METRICS["precision"].value(labels, p, 2.0))
+
+
+@pytest.mark.parametrize(
+    ("named", "told"),
+    [
+        ({"acu": 0.6}, "did you mean `auc`"),
+        ({"zzz": 1}, "known: accuracy, auc"),
+        ({"auc": math.nan}, "not a number from 0"),
+        ({"auc": math.inf}, "not a number from 0"),
+        ({"auc": -0.1}, "not a number from 0"),
+    ],
+)
+def test_what_can_not_be_compared_with_is_refused(named: dict[str, float], told: str) -> None:
+    """An unknown metric, a number that is none, and a negative margin raise, with what to do."""
+    with pytest.raises(ValueError, match=told):
+        scores.check(named, at_least=0)
 
 
 @pytest.mark.parametrize(("share", "value"), [(0.5, 50), (0.95, 95), (0.99, 99), (1.0, 100), (0.001, 1)])

@@ -63,7 +63,7 @@ def _slice(clone: Path) -> None:
     model["prepare"]["max_rows"] = 3000
     model["train"]["rounds"] = 30
     model["train"]["lightgbm"] |= {"num_leaves": 15, "learning_rate": 0.1, "min_data_in_leaf": 30}
-    model["gates"]["quality"] |= {"auc": 0.58, "log_loss": 0.65, "calibration_error": 0.15}
+    model["gates"]["quality"]["limits"] = {"auc": 0.58, "log_loss": 0.65, "calibration_error": 0.15}
     # Draws of 3,000 rows lie further apart than those of 5,000 that the limits were made for.
     for column in model["gates"]["drift"]["columns"].values():
         column["limit"] = round(column["limit"] * 1.5, 3)

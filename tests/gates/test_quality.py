@@ -25,11 +25,10 @@ from tidegate.ports import Registry
 SETTINGS: dict[str, Any] = {
     "label": "late",
     "min_rows": 200,
-    "auc": 0.65,
-    "log_loss": 0.6,
-    "calibration_error": 0.1,
+    "limits": {"auc": 0.65, "log_loss": 0.6, "calibration_error": 0.1},
     "margins": {"auc": 0.02, "log_loss": 0.02, "calibration_error": 0.05},
 }
+EASY = {"auc": 0.0, "log_loss": 9.0, "calibration_error": 1.0}
 PRODUCTION_SAYS = 0.3  # of every flight at midnight
 
 
@@ -169,7 +168,7 @@ def test_a_candidate_below_its_limits_fails(
 
 def test_a_candidate_worse_than_production_fails(room: GateRoom, monkeypatch: pytest.MonkeyPatch) -> None:
     """Within its own limits but beyond the margin below production: FAIL."""
-    room.set({**SETTINGS, "auc": 0.0, "log_loss": 9.0, "calibration_error": 1.0})
+    room.set({**SETTINGS, "limits": EASY})
     labels = pd.read_parquet(room.data / "holdout.parquet")["late"]
     worse = pd.DataFrame({"late": labels, "probability": 1 - predict(labels, 1.2)})
     worse.to_parquet(room.build / "predictions.parquet")
@@ -185,7 +184,7 @@ def test_a_difference_that_is_not_sure_is_inconclusive(
     room: GateRoom, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As good as production on few rows: the interval reaches past a margin this small."""
-    room.set({**SETTINGS, "auc": 0.0, "log_loss": 9.0, "calibration_error": 1.0, "min_rows": 100})
+    room.set({**SETTINGS, "limits": EASY, "min_rows": 100})
     candidate(room, 0.05, rows=300)
     registry = testing.FakeRegistry()
     put_in_production(room, registry)
@@ -197,11 +196,41 @@ def test_a_difference_that_is_not_sure_is_inconclusive(
 
 
 def test_the_same_model_files_need_no_registry(room: GateRoom, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A release that changes only the service is compared by digest: no difference, nothing fetched."""
+    """A release that changes only the service is told by digest: not applicable, and nothing is fetched."""
     put_in_production(room, testing.FakeRegistry(), digest_folder(room.build / "model"))
     code, found = look(room, monkeypatch, registry=None)
     assert code == 0
-    assert found.measurements["production"]["auc"] == found.measurements["candidate"]["auc"]
+    stated = next(f for f in found.findings if f.name == "against production")
+    assert stated.verdict is Verdict.NOT_APPLICABLE
+    assert "only code around it" in stated.reason
+    assert not found.comparisons
+
+
+def test_a_candidate_that_is_its_own_champion_is_an_error(
+    room: GateRoom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other files, but the same prediction on each row: somebody compared the challenger with itself."""
+    registry = testing.FakeRegistry()
+    put_in_production(room, registry)
+    holdout = pd.read_parquet(room.data / "holdout.parquet")
+    hours = holdout["sched_dep_time"].str[:2].astype(int)
+    own = pd.DataFrame({"late": holdout["late"], "probability": PRODUCTION_SAYS + hours * 0.001})
+    own.to_parquet(room.build / "predictions.parquet")
+    room.set({**SETTINGS, "limits": EASY})
+    code, found = look(room, monkeypatch, registry)
+    assert code == 3
+    stated = next(f for f in found.findings if f.name == "against production")
+    assert "compared with itself" in stated.reason
+
+
+def test_a_version_that_the_registry_lacks_is_an_error(
+    room: GateRoom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Production's release names a version that nobody has: nothing was compared, so nothing passed."""
+    registry = testing.FakeRegistry()
+    put_in_production(room, registry)
+    code, _ = look(room, monkeypatch, testing.FakeRegistry())
+    assert code == 3
 
 
 def test_files_that_are_not_the_records_are_an_error(room: GateRoom, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -283,17 +312,87 @@ def test_few_rows_are_inconclusive_and_none_an_error(
     assert look(room, monkeypatch)[0] == code
 
 
-def test_a_limit_that_is_not_set_is_an_error(room: GateRoom, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A model without an AUC limit has not passed one."""
-    room.set({name: value for name, value in SETTINGS.items() if name != "auc"})
+@pytest.mark.parametrize(
+    ("over", "told"),
+    [
+        ({"limits": {}}, "no metric has a limit"),
+        ({"limits": {"acu": 0.6}}, "did you mean `auc`"),
+        ({"limits": {"auc": "high"}}, "Expected `float`"),
+        ({"margins": {"auc": -0.01}}, "not a number from 0"),
+        ({"margins": {"log_los": 0.01}}, "did you mean `log_loss`"),
+        ({"auc": 0.7}, "unknown key `auc`"),
+        ({"confidence": 1.0}, "a confidence of 1.0"),
+    ],
+)
+def test_settings_that_decide_nothing_are_an_error(
+    room: GateRoom, monkeypatch: pytest.MonkeyPatch, over: dict[str, Any], told: str
+) -> None:
+    """No limit, an unknown metric, a number that is none, a negative margin: exit 3, and what is wrong."""
+    room.set({**SETTINGS, **over})
     code, found = look(room, monkeypatch)
     assert code == 3
-    assert "auc: the limit is no number" in json.dumps(found.as_dict())
+    assert told in json.dumps(found.as_dict())
 
 
-def test_a_nan_prediction_is_an_error(room: GateRoom, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One NaN among the predictions makes every metric unknown."""
+def test_no_margin_is_no_comparison(room: GateRoom, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A release in production and no margin to compare it by: ERROR, since PASS would say that it was."""
+    registry = testing.FakeRegistry()
+    put_in_production(room, registry)
+    room.set({**SETTINGS, "margins": {}})
+    assert look(room, monkeypatch, registry)[0] == 3
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -0.2, 1.3])
+def test_one_bad_probability_is_an_error(room: GateRoom, monkeypatch: pytest.MonkeyPatch, bad: float) -> None:
+    """One row that got no probability makes every metric unknown."""
     frame = pd.read_parquet(room.build / "predictions.parquet")
-    frame.loc[3, "probability"] = np.nan
+    frame.loc[3, "probability"] = bad
     frame.to_parquet(room.build / "predictions.parquet")
-    assert look(room, monkeypatch)[0] == 3
+    code, found = look(room, monkeypatch)
+    assert code == 3
+    assert "1 of 3,000 probabilities" in found.findings[0].reason
+
+
+@pytest.mark.parametrize("spoil", ["cut", "drop", "text", "labels"])
+def test_predictions_that_can_not_be_read_are_an_error(
+    room: GateRoom, monkeypatch: pytest.MonkeyPatch, spoil: str
+) -> None:
+    """Half a file, a missing column, texts for numbers, labels of three classes: one line and exit 3."""
+    path = room.build / "predictions.parquet"
+    frame = pd.read_parquet(path)
+    if spoil == "cut":
+        path.write_bytes(path.read_bytes()[:-200])
+    elif spoil == "drop":
+        frame.drop(columns="probability").to_parquet(path)
+    elif spoil == "text":
+        frame.assign(probability="high").to_parquet(path)
+    else:
+        frame.assign(late=[2, *frame["late"][1:]]).to_parquet(path)
+    code, found = look(room, monkeypatch)
+    assert code == 3
+    assert "predictions.parquet" in found.findings[0].reason
+
+
+def test_too_few_rows_to_tell_are_counted(room: GateRoom, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An undecided comparison says how many more rows it would take."""
+    room.set({**SETTINGS, "limits": EASY, "min_rows": 100, "margins": {"auc": 0.02}})
+    candidate(room, 0.05, rows=300)
+    registry = testing.FakeRegistry()
+    put_in_production(room, registry)
+    code, found = look(room, monkeypatch, registry)
+    assert code == 2
+    assert "more rows (now 300) would tell" in found.findings[-1].reason
+
+
+def test_what_a_person_looks_at_is_small_and_of_both(room: GateRoom, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ROC, calibration and distribution of candidate and production, at most 40 points a series."""
+    registry = testing.FakeRegistry()
+    put_in_production(room, registry)
+    _, found = look(room, monkeypatch, registry)
+    assert [chart.kind for chart in found.charts] == ["line", "line", "bar"]
+    for chart in found.charts:
+        assert {"candidate", "production"} <= {series.name for series in chart.series}
+        assert all(len(series.x) == len(series.y) <= 40 for series in chart.series)
+    assert {shown.name for shown in found.comparisons} == {
+        f"{name} against production" for name in ("auc", "log_loss", "calibration_error")
+    }

@@ -1,48 +1,110 @@
-"""How good predicted probabilities are, and how sure one can be of a difference between two sets.
+"""How good predicted probabilities are: a registry of metrics by name, and how much each row moves one.
 
 All take `labels` (0 or 1) and `probabilities` as arrays of shape [n] and return plain floats; NaN
 where the number does not exist (one class only, no rows), which `core.gate` turns into ERROR.
+
+A metric's *influence* is, for each row, how far the metric would move were that row's weight raised
+(times n): the influences' mean is 0, and their variance / n is the metric's own. For an area under the ROC
+curve this is DeLong's variance; for means the usual one. The difference of two sets of predictions on the
+same rows has the difference of their influences, so every comparison is paired (`core.paired`).
 """
 
 from __future__ import annotations
 
+import difflib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
-Z99 = 2.5758293035489004  # two-sided 99%
+Sample = tuple[Floats, Floats, float]  # labels as 0.0 and 1.0, probabilities, threshold
+BINS = 20  # of equal width, of the calibration error
 
 
-def _ranks(values: Floats) -> Floats:
-    """Return mid-ranks from 1: ties share the mean of their places."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts).astype(np.float64)
-    middle: Floats = (last - (counts - 1) / 2.0)[inverse]
-    return middle
-
-
-def _split(labels: Any, probabilities: Any) -> tuple[Floats, Floats]:
-    truth = np.asarray(labels).astype(bool)
+def arrays(labels: Any, probabilities: Any) -> tuple[Floats, Floats]:
+    """Return both as float arrays; raises ValueError when they are not of one length."""
+    truth = np.asarray(labels).astype(bool).astype(np.float64)
     values = np.asarray(probabilities, dtype=np.float64)
     if truth.shape != values.shape or truth.ndim != 1:
         raise ValueError(f"labels {truth.shape} and probabilities {values.shape} must be of one length")
-    return values[truth], values[~truth]
+    return truth, values
 
 
-def auc(labels: Any, probabilities: Any) -> float:
-    """Return the area under the ROC curve (Mann-Whitney, ties count half)."""
-    positive, negative = _split(labels, probabilities)
-    both = np.concatenate([positive, negative])
-    if not (len(positive) and len(negative) and np.isfinite(both).all()):
-        return math.nan
-    ranks = _ranks(both)[: len(positive)]
-    return float((ranks.mean() - (len(positive) + 1) / 2.0) / len(negative))
+# ------------------------------------------------------------ ranks: AUC and average precision
+def placements(truth: Floats, codes: Any, distinct: int) -> Floats:
+    """Return for each row the share of the other class that it is ranked rightly against; ties count half.
+
+    `codes` are the rows' places, from 0, among `distinct` sorted values. The mean over either class is the
+    area under the ROC curve; rows of one class are DeLong's structural components of it.
+    """
+    positive = np.bincount(codes, weights=truth, minlength=distinct)
+    negative = np.bincount(codes, minlength=distinct) - positive
+    right_of_positive = np.cumsum(negative) - negative / 2.0
+    right_of_negative = positive.sum() - (np.cumsum(positive) - positive / 2.0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found: Floats = np.where(
+            truth > 0, right_of_positive[codes] / negative.sum(), right_of_negative[codes] / positive.sum()
+        )
+    return found
 
 
+def _auc(sample: Sample) -> float:
+    truth, values, _ = sample
+    codes, distinct = _codes(values)
+    return float(placements(truth, codes, distinct)[truth > 0].mean())
+
+
+def spread(truth: Floats, placed: Floats) -> Floats:
+    """Return the influences of an AUC whose `placements` are given."""
+    positives = truth.sum()
+    shares = np.where(truth > 0, positives, len(truth) - positives) / len(truth)
+    found: Floats = (placed - placed[truth > 0].mean()) / shares
+    return found
+
+
+def _auc_influence(sample: Sample) -> Floats:
+    truth, values, _ = sample
+    return spread(truth, placements(truth, *_codes(values)))
+
+
+def _codes(values: Floats) -> tuple[Any, int]:
+    distinct, codes = np.unique(values, return_inverse=True)
+    return codes, len(distinct)
+
+
+def _precisions(sample: Sample) -> tuple[Any, Floats, Floats]:
+    """Return each row's code, and by code the share of rows at or above it and the precision there."""
+    truth, values, _ = sample
+    codes, distinct = _codes(values)
+    caught = np.cumsum(np.bincount(codes, weights=truth, minlength=distinct)[::-1])[::-1]
+    alarms = np.cumsum(np.bincount(codes, minlength=distinct)[::-1])[::-1].astype(np.float64)
+    return codes, alarms / len(truth), caught / alarms
+
+
+def _average_precision(sample: Sample) -> float:
+    codes, _, precision = _precisions(sample)
+    return float(precision[codes][sample[0] > 0].mean())
+
+
+def _average_precision_influence(sample: Sample) -> Floats:
+    """AP = E[TP(s)/PP(s)] over positives at s; each row moves its own term, and TP and PP of those below."""
+    truth = sample[0]
+    codes, alarms, precision = _precisions(sample)
+    positive = np.bincount(codes, weights=truth, minlength=len(alarms)) / len(truth)
+    up_to = np.cumsum(positive / alarms)
+    weighted = np.cumsum(positive * precision / alarms)
+    mean = precision[codes][truth > 0].mean()
+    found: Floats = (
+        truth * (precision[codes] - mean) + truth * up_to[codes] - weighted[codes]
+    ) / truth.mean()
+    return found
+
+
+# ------------------------------------------------------------ means over rows
 def row_losses(labels: Any, probabilities: Any) -> Floats:
     """Return each row's log loss in nats; probabilities are clipped at 1e-15."""
     truth = np.asarray(labels).astype(bool)
@@ -51,51 +113,166 @@ def row_losses(labels: Any, probabilities: Any) -> Floats:
     return result
 
 
+def excess_losses(labels: Any, probabilities: Any) -> Floats:
+    """Return each row's log loss less what its own probability expects: 0 on average, where that is right."""
+    values = np.clip(np.asarray(probabilities, dtype=np.float64), 1e-15, 1 - 1e-15)
+    expected = -(values * np.log(values) + (1 - values) * np.log(1 - values))
+    result: Floats = row_losses(labels, probabilities) - expected
+    return result
+
+
+def _called(sample: Sample) -> Floats:
+    """Return 1.0 for the rows that are called positive: those at or above the threshold."""
+    found: Floats = (sample[1] >= sample[2]).astype(np.float64)
+    return found
+
+
+def _right(sample: Sample) -> Floats:
+    found: Floats = (_called(sample) == sample[0]).astype(np.float64)
+    return found
+
+
+def _everywhere(sample: Sample) -> Floats:
+    return np.ones(len(sample[0]))
+
+
+@dataclass(frozen=True)
+class _Mean:
+    """The mean of `of` over the rows where `among` is 1: a plain mean, or a ratio of two counts."""
+
+    of: Callable[[Sample], Floats]
+    among: Callable[[Sample], Floats] = _everywhere
+
+    def value(self, sample: Sample) -> float:
+        inside = self.among(sample)
+        return float((self.of(sample) * inside).sum() / inside.sum())
+
+    def influence(self, sample: Sample) -> Floats:
+        inside = self.among(sample)
+        found: Floats = inside * (self.of(sample) - self.value(sample)) / inside.mean()
+        return found
+
+    def counted(self, sample: Sample) -> float:
+        return float(self.among(sample).sum())
+
+
+# ------------------------------------------------------------ calibration
+def places(probabilities: Floats, bins: int = BINS) -> Any:
+    """Return each row's bin of equal width, from 0."""
+    return np.clip((probabilities * bins).astype(int), 0, bins - 1)
+
+
+def _gaps(truth: Floats, values: Floats, bins: int) -> Floats:
+    """Return Σ (probability − label) of each bin, over all rows' number."""
+    found: Floats = np.bincount(places(values, bins), weights=values - truth, minlength=bins) / len(values)
+    return found
+
+
+def _calibration_error(sample: Sample) -> float:
+    truth, values, _ = sample
+    return float(np.abs(_gaps(truth, values, BINS)).sum())
+
+
+def _calibration_influence(sample: Sample) -> Floats:
+    """Exact but for bins whose gap may be 0, where it is too large; `core.paired` resamples instead."""
+    truth, values, _ = sample
+    gaps = _gaps(truth, values, BINS)
+    found: Floats = np.sign(gaps)[places(values)] * (values - truth) - np.abs(gaps).sum()
+    return found
+
+
+# ------------------------------------------------------------ the registry
+@dataclass(frozen=True)
+class Metric:
+    """One metric. `limit` kinds: larger is better → at least, else at most; `method` names its interval.
+
+    `counted` is how many rows a share is of (None: not a share), so that a share that happens to be the
+    same in both does not count as known exactly.
+    """
+
+    name: str
+    higher_is_better: bool
+    unit: str
+    method: str
+    measure: Callable[[Sample], float]
+    influence: Callable[[Sample], Floats]
+    classes: bool = False  # whether it needs both labels
+    counted: Callable[[Sample], float] | None = None
+
+    def value(self, labels: Any, probabilities: Any, threshold: float = 0.5) -> float:
+        """Return the metric; NaN where it does not exist. Raises ValueError for other lengths."""
+        truth, values = arrays(labels, probabilities)
+        if not self.exists(truth, values):
+            return math.nan
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return self.measure((truth, values, threshold))
+
+    def exists(self, truth: Floats, values: Floats) -> bool:
+        """Tell whether there are finite probabilities, of both labels where that is needed."""
+        if not len(truth) or not np.isfinite(values).all():
+            return False
+        return not self.classes or 0 < truth.sum() < len(truth)
+
+
+def _share(name: str, mean: _Mean, *, classes: bool = False) -> Metric:
+    return Metric(name, True, "", "paired rows", mean.value, mean.influence, classes, mean.counted)
+
+
+def _mean(name: str, unit: str, of: Callable[[Sample], Floats]) -> Metric:
+    return Metric(name, False, unit, "paired rows", _Mean(of).value, _Mean(of).influence)
+
+
+METRICS = {
+    metric.name: metric
+    for metric in (
+        Metric("auc", True, "", "DeLong", _auc, _auc_influence, classes=True),
+        Metric(
+            *("average_precision", True, "", "paired rows"),
+            *(_average_precision, _average_precision_influence),
+            classes=True,
+        ),
+        _mean("log_loss", "nats", lambda sample: row_losses(sample[0], sample[1])),
+        _mean("excess_loss", "nats", lambda sample: excess_losses(sample[0], sample[1])),
+        _mean("brier", "", lambda sample: (sample[1] - sample[0]) ** 2),
+        Metric(
+            *("calibration_error", False, "", "paired bootstrap"),
+            *(_calibration_error, _calibration_influence),
+        ),
+        _share("accuracy", _Mean(_right)),
+        _share("recall", _Mean(_called, lambda sample: sample[0]), classes=True),
+        _share("precision", _Mean(lambda sample: sample[0], _called), classes=True),
+    )
+}
+
+
+def check(named: Mapping[str, float], *, at_least: float = -math.inf) -> None:
+    """Raise ValueError unless each name is a metric's and each number finite and not below `at_least`."""
+    for name, number in named.items():
+        if name not in METRICS:
+            close = difflib.get_close_matches(name, METRICS, n=1)
+            known = f"did you mean `{close[0]}`?" if close else f"known: {', '.join(sorted(METRICS))}"
+            raise ValueError(f"no metric is called `{name}`: {known}")
+        if not math.isfinite(number) or number < at_least:
+            wanted = f"a number from {at_least:g}" if math.isfinite(at_least) else "a finite number"
+            raise ValueError(f"`{name}: {number}` is not {wanted}")
+
+
+def auc(labels: Any, probabilities: Any) -> float:
+    """Return the area under the ROC curve (Mann-Whitney, ties count half)."""
+    return METRICS["auc"].value(labels, probabilities)
+
+
 def log_loss(labels: Any, probabilities: Any) -> float:
     """Return the mean log loss in nats."""
-    losses = row_losses(labels, probabilities)
-    return float(losses.mean()) if len(losses) else math.nan
+    return METRICS["log_loss"].value(labels, probabilities)
 
 
-def calibration_error(labels: Any, probabilities: Any, bins: int = 20) -> float:
+def calibration_error(labels: Any, probabilities: Any, bins: int = BINS) -> float:
     """Return the expected calibration error over bins of equal width: Σ share·|mean p − rate|."""
-    truth = np.asarray(labels, dtype=np.float64)
-    values = np.asarray(probabilities, dtype=np.float64)
+    truth, values = arrays(labels, probabilities)
     if not len(values) or not np.isfinite(values).all():
         return math.nan
-    place = np.clip((values * bins).astype(int), 0, bins - 1)
-    gaps = np.bincount(place, weights=values - truth, minlength=bins)
-    return float(np.abs(gaps).sum() / len(values))
-
-
-def auc_difference(labels: Any, candidate: Any, baseline: Any) -> tuple[float, float]:
-    """Return a 99% interval of auc(candidate) − auc(baseline) on the same rows.
-
-    DeLong's paired variance by mid-ranks (Sun and Xu, IEEE Signal Processing Letters 21, 2014).
-    """
-    parts = [_split(labels, candidate), _split(labels, baseline)]
-    positives, negatives = len(parts[0][0]), len(parts[0][1])
-    if positives < 2 or negatives < 2:
-        return math.nan, math.nan
-    by_positive, by_negative = [], []
-    for positive, negative in parts:
-        ranks = _ranks(np.concatenate([positive, negative]))
-        by_positive.append((ranks[:positives] - _ranks(positive)) / negatives)
-        by_negative.append(1.0 - (ranks[positives:] - _ranks(negative)) / positives)
-    over_positive = by_positive[0] - by_positive[1]
-    over_negative = by_negative[0] - by_negative[1]
-    middle = float(over_positive.mean())
-    variance = float(over_positive.var(ddof=1) / positives + over_negative.var(ddof=1) / negatives)
-    return middle - Z99 * math.sqrt(variance), middle + Z99 * math.sqrt(variance)
-
-
-def loss_difference(labels: Any, candidate: Any, baseline: Any) -> tuple[float, float]:
-    """Return a 99% interval of log_loss(candidate) − log_loss(baseline) on the same rows, row by row."""
-    gaps = row_losses(labels, candidate) - row_losses(labels, baseline)
-    if len(gaps) < 2:
-        return math.nan, math.nan
-    middle, spread = float(gaps.mean()), float(gaps.std(ddof=1) / math.sqrt(len(gaps)))
-    return middle - Z99 * spread, middle + Z99 * spread
+    return float(np.abs(_gaps(truth, values, bins)).sum())
 
 
 def percentile(values: Sequence[float], share: float) -> float:
