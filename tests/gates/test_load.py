@@ -7,35 +7,63 @@ import socket
 from pathlib import Path
 from typing import Any
 
+import msgspec
+import pandas as pd
 import pytest
+import yaml
 
-from tests.builders import GateRoom
+from tests.builders import GateRoom, record
 from tests.gates.endpoint import serve, slow
 from tidegate.adapters import locust
 from tidegate.core.verdict import Verdict
 from tidegate.errors import NoData, Unreachable
 
 SETTINGS: dict[str, Any] = {
-    "users": 2,
+    "rows": 10,
+    "seed": 1,
+    "users": 4,
     "rate": 40,
     "warmup": 0.2,
-    "duration": 1.5,
+    "duration": 1.0,
+    "looks": 1,
     "min_requests": 20,
     "p50": 400,
     "p95": 450,
     "p99": 500,
     "min_throughput": 10,
     "error_rate": 0.01,
+    "climb": {"step": 0.3, "users": 4, "top": 80},
+    "turns": {
+        "duration": 1,
+        "warmup": 0.1,
+        "min_answers": 50,
+        "resolution": 0.03,
+        "margins": {"p50": 0.1, "p95": 0.25, "throughput": 0.15},
+    },
 }
 ROWS = [{"origin": "EWR", "distance": 1}, {"origin": "JFK", "distance": 2}]
+FEATURES = """
+def to_rows(columns):
+    return [{"origin": o, "distance": int(d)} for o, d in zip(columns["origin"], columns["distance"])]
+"""
 
 
 @pytest.fixture
 def room(tmp_path: Path) -> GateRoom:
-    """A checkout with two example rows."""
+    """A checkout with two rows of a live stream and a release, and with nothing in production."""
     made = GateRoom(tmp_path, "load", SETTINGS)
-    (made.build / "model").mkdir()
-    (made.build / "model" / "examples.json").write_text(json.dumps(ROWS))
+    files = {
+        "models/__init__.py": "",
+        "models/toy/__init__.py": "",
+        "models/toy/features.py": FEATURES,
+        "envs/staging/platform.yaml": "plane: staging\n",
+        "envs/production/release.yaml": "models: {}\n",
+        "build/toy/release.yaml": yaml.safe_dump(msgspec.to_builtins(record(1))),
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    pd.DataFrame(ROWS).to_parquet(made.data / "live.parquet")
     return made
 
 
