@@ -24,6 +24,7 @@ Imports only what a Bento brings along, and nothing else of this package but `de
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import json
 import logging
@@ -197,6 +198,7 @@ class Predictions:
         self._count = _counters(self._service.name)
         gc.collect()
         gc.freeze()  # what is loaded by now stays: later collections need not walk over it
+        _trim()
 
     def _rehearse(self, body: bytes) -> None:
         """Answer one of the model's own examples on each path; raises RuntimeError unless as promised."""
@@ -289,6 +291,13 @@ async def _read(scope: Message, receive: Receive) -> bytes | None:
             raise Invalid(413, "body", f"is larger than {MAX_BODY} bytes")
         if not message.get("more_body"):
             return body
+
+
+def _trim() -> None:
+    """Give back what loading left free in the C library's heap: 10 MB here, in which a leak would hide."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
+    if trim is not None:
+        trim(0)
 
 
 def _counters(name: str) -> Callable[[int, float], None]:
