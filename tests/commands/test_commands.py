@@ -7,14 +7,12 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import typer
 from click.testing import Result
 from typer.testing import CliRunner
 
-from tidegate import errors
 from tidegate.cli import GROUPS
 from tidegate.errors import ConfigError, NoData, TidegateError
 from tidegate.forge.runs import RunStore
@@ -173,52 +171,3 @@ def test_linked_stores_as_json(checkout: Path) -> None:
     (checkout / "dvc.yaml").write_text("stages: {}\n")
     found = json.loads(ask("stores", "link", "--json").stdout)
     assert found == {"dvc": str(checkout / ".tidegate" / "dvc")}
-
-
-GATE = """
-import sys
-from pathlib import Path
-from tidegate import report
-from tidegate.core.verdict import Finding, Verdict
-print("a line for people")
-out = Path(sys.argv[sys.argv.index("--out") + 1]) if "--out" in sys.argv else Path("build/tiny/gates")
-if "--silent" not in sys.argv:
-    report.write(report.Report("speed", "tiny", (Finding("rows", Verdict.FAIL, 3, 2, "3 > 2"),)), out)
-sys.exit(1)
-"""
-
-
-def run_gate(checkout: Path, *arguments: str) -> tuple[int, dict[str, Any], str]:
-    (checkout / "gates").mkdir(exist_ok=True)
-    (checkout / "gates" / "speed.py").write_text(GATE)
-    # The gate runs with the checkout on its path; here the package lies elsewhere.
-    if not (checkout / "tidegate").exists():
-        (checkout / "tidegate").symlink_to(Path(errors.__file__).parent)
-    command = [str(TIDEGATE), "gate", *arguments, "--json"]
-    done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=False)
-    return done.returncode, json.loads(done.stdout), done.stderr
-
-
-def test_a_gate_as_json(checkout: Path) -> None:
-    """`gate --json` prints the report alone and keeps the exit code; the lines for people go to stderr."""
-    code, found, said = run_gate(checkout, "speed", "tiny")
-    assert (code, found["verdict"], found["findings"][0]["name"]) == (1, "FAIL", "rows")
-    assert "a line for people" in said
-    code, found, _ = run_gate(checkout, "speed", "tiny", "--out", "elsewhere")
-    assert (code, found["verdict"]) == (1, "FAIL")
-
-
-def test_a_gate_without_a_report_as_json(checkout: Path) -> None:
-    """A gate that reports nothing is an ERROR report, also where an earlier run left a report behind."""
-    run_gate(checkout, "speed", "tiny")
-    code, found, _ = run_gate(checkout, "speed", "tiny", "--silent")
-    assert (code, found["verdict"]) == (1, "ERROR")
-    assert "wrote no report (exit code 1)" in found["findings"][0]["reason"]
-
-
-def test_an_unknown_gate_as_json(checkout: Path) -> None:
-    """A gate that is none exits with 3 and is an ERROR report that names the closest one."""
-    code, found, said = run_gate(checkout, "sped", "tiny")
-    assert (code, found["verdict"]) == (3, "ERROR")
-    assert "Did you mean `speed`?" in found["findings"][0]["reason"]
-    assert "Did you mean `speed`?" in said
