@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,6 +26,7 @@ from typing import Any, Protocol
 import msgspec
 import yaml
 
+from tidegate import report
 from tidegate.bentos import Source
 from tidegate.config import parse_record
 from tidegate.core.release import BentoRef, RegistryRef, ReleaseRecord
@@ -35,8 +36,9 @@ from tidegate.errors import Refused
 from tidegate.files import digest_file, digest_folder, write_atomic
 from tidegate.plumbing import git
 
-AGAIN = "Run `dvc repro`, whose last stage this is."
-REQUIRED_GATES = ("data", "quality", "drift")  # a pipeline may add gates; it can't do with fewer
+AGAIN = "Run `dvc repro`, which does it all in order."
+REQUIRED_GATES = ("data", "drift", "quality")  # a pipeline may add gates; it can't do with fewer
+ADDED = "added"  # the folder of the reports of gates that a user added
 
 
 class Builder(Protocol):
@@ -92,8 +94,8 @@ def package(
     say(f"model     version {registered.version}, {registered.digest[:19]}… as registered")
     lock = _lock(layout)
     ran = upstream_stages(lock, f"build/{layout.model}/register.json")
-    gates = gate_verdicts(layout, gate_names(layout, ran))
-    say(f"gates     {', '.join(name for name in gates if name != 'report')}: PASS")
+    gates = gate_verdicts(layout, gate_reports(layout, ran))
+    say(f"gates     {', '.join(f'{name} {said}' for name, said in gates.items() if name != 'report')}")
     source = Source(
         layout.model, layout.checkout, layout.artifact, registered.digest, registered.version, commit
     )
@@ -231,48 +233,50 @@ def read_registered(layout: Layout) -> Registered:
     return registered
 
 
-def gate_names(layout: Layout, stages: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the gates that must have passed: the required ones and all that the pipeline upstream ran."""
-    prefix, suffix = f"build/{layout.model}/gates/", ".json"
-    ran = {
-        out["path"].removeprefix(prefix).removesuffix(suffix)
-        for stage in stages.values()
-        for out in stage.get("outs", ())
-        if out["path"].startswith(prefix) and out["path"].endswith(suffix)
-    }
-    return tuple(sorted({*REQUIRED_GATES, *ran}))
+def gate_reports(layout: Layout, stages: Mapping[str, Any]) -> dict[str, Path]:
+    """Return gate → its report, of the required gates and of all that the pipeline upstream ran."""
+    folder = layout.build / "gates"
+    ran: dict[str, Path] = {}
+    for out in (layout.checkout / out["path"] for stage in stages.values() for out in stage.get("outs", ())):
+        if out == folder / ADDED:
+            ran |= {path.stem: path for path in out.glob("*.json")} or {ADDED: out / f"{ADDED}.json"}
+        elif out.parent == folder and out.suffix == ".json":
+            ran[out.stem] = out
+    required = {name: folder / f"{name}.json" for name in REQUIRED_GATES}
+    return dict(sorted({**ran, **required}.items()))
 
 
-def gate_verdicts(layout: Layout, names: Iterable[str]) -> dict[str, str]:
-    """Return gate → `PASS` and `report` → the digest of all reports; raises Refused for any other verdict.
+def gate_verdicts(layout: Layout, reports: Mapping[str, Path]) -> dict[str, str]:
+    """Return gate → verdict and `report` → the digest of all reports; raises Refused unless all may go on.
 
-    A report that is missing, unreadable, or of another gate or model counts as no verdict at all.
+    A required gate must say PASS, another one may say that it does not apply. A report that is missing,
+    unreadable, stale, or of another gate or model counts as no verdict at all.
     """
     verdicts: dict[str, str] = {}
     total = hashlib.sha256()
-    for name in names:
-        path = layout.build / "gates" / f"{name}.json"
-        try:
-            report = json.loads(path.read_text())
-            said = (report["gate"], report["model"], Verdict(report["verdict"]))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            why = "it is not there" if isinstance(error, FileNotFoundError) else str(error)
+    for name, path in reports.items():
+        found = report.current(report.read_report(path), layout.checkout, model=layout.model)
+        needed = name in REQUIRED_GATES
+        page = path.with_suffix(".md").relative_to(layout.checkout)
+        if found.verdict.holds_back or (needed and found.verdict is not Verdict.PASS):
+            said = next(f.reason for f in found.findings if f.verdict is found.verdict)
             raise Refused(
-                f"gate {name} has no readable report ({why})", f"Run {_again(layout, name)}."
-            ) from error
-        if said != (name, layout.model, Verdict.PASS):
-            page = path.with_suffix(".md").relative_to(layout.checkout)
-            raise Refused(
-                f"gate {said[0]} of {said[1]} ended in {said[2]}, not in PASS of {name} of {layout.model}",
+                f"gate {name} of {layout.model} ended in {found.verdict.words}: {said}",
                 f"Read {page}, then run {_again(layout, name)}.",
             )
-        verdicts[name] = str(said[2])
-        total.update(f"{name}\0{digest_file(path)}\n".encode())
+        if needed and not (found.source.inputs and found.model):
+            raise Refused(
+                f"gate {name} of {layout.model} does not say what it looked at, so it may be of other files",
+                f"Run {_again(layout, name)}.",
+            )
+        if name != ADDED or found.verdict is Verdict.PASS:  # else it says that there is no such gate
+            verdicts[name] = str(found.verdict)
+            total.update(f"{name}\0{digest_file(path)}\n".encode())
     return {**verdicts, "report": f"sha256:{total.hexdigest()}"}
 
 
 def _again(layout: Layout, gate: str) -> str:
-    return f"`tidegate gate {gate} {layout.model}`"
+    return f"`tidegate gate run {gate} {layout.model}`"
 
 
 # ---------------------------------------------------------------- the record

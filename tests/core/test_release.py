@@ -11,13 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tidegate import report
 from tidegate.config import parse_record
 from tidegate.core.release import BentoRef, RegistryRef, ReleaseRecord, is_new, is_release_id, release_id
+from tidegate.core.verdict import Finding, Verdict
 from tidegate.errors import ConfigError, Refused
+from tidegate.files import digest
 from tidegate.packaging import (
     REQUIRED_GATES,
     Layout,
-    gate_names,
+    gate_reports,
     gate_verdicts,
     record_text,
     upstream_stages,
@@ -147,52 +150,108 @@ def test_a_model_that_dvc_did_not_make_is_refused() -> None:
 
 # ---------------------------------------------------------------- gates
 def _reports(root: Path, **verdicts: str) -> Layout:
+    """A checkout in which gates looked at a file and said what they are told to say."""
     layout = Layout(root, "flight-delay")
-    (layout.build / "gates").mkdir(parents=True)
+    (root / "rows").write_text("1\n")
     for gate, verdict in verdicts.items():
-        report = {"schema": 1, "gate": gate, "model": "flight-delay", "verdict": verdict}
-        (layout.build / "gates" / f"{gate}.json").write_text(json.dumps(report))
+        finding = Finding("rows", Verdict(verdict), None, None, "as told")
+        source = report.Source(inputs={"rows": digest(root / "rows")})
+        made = report.Report(gate, "flight-delay", (finding,), source=source)
+        folder = layout.build / "gates"
+        report.write(made, folder if gate in REQUIRED_GATES else folder / "added")
     return layout
 
 
+def _all(layout: Layout) -> dict[str, str]:
+    """What is recorded of a pipeline that ran the required gates and those that a user added."""
+    added = {"outs": [{"path": f"{BUILD}/gates/added", "md5": "4.dir"}]}
+    return gate_verdicts(layout, gate_reports(layout, {"gate-added@flight-delay": added}))
+
+
+PASSED = dict.fromkeys(REQUIRED_GATES, "PASS")
+
+
 def test_a_gate_that_the_pipeline_added_must_pass_too(tmp_path: Path) -> None:
-    """Every gate that ran upstream is asked, beside the required ones."""
+    """Every gate that ran upstream is asked, beside the required ones, be it a stage's own or in `added`."""
     ran = upstream_stages(STAGES, f"{BUILD}/register.json")
-    assert gate_names(Layout(tmp_path, "flight-delay"), ran) == tuple(sorted({*REQUIRED_GATES, "bias"}))
+    assert set(gate_reports(Layout(tmp_path, "flight-delay"), ran)) == {*REQUIRED_GATES, "bias"}
+    assert _all(_reports(tmp_path, **PASSED, weather="PASS"))["weather"] == "PASS"
+    with pytest.raises(Refused, match=r"gate weather of flight-delay ended in FAIL.*added/weather\.md"):
+        _all(_reports(tmp_path, **PASSED, weather="FAIL"))
+
+
+def test_a_gate_that_does_not_apply_is_recorded_as_such(tmp_path: Path) -> None:
+    """A user's own gate may have nothing to look at, and has then not passed; a required one has."""
+    assert _all(_reports(tmp_path, **PASSED, weather="NOT_APPLICABLE"))["weather"] == "NOT_APPLICABLE"
+    with pytest.raises(Refused, match=r"gate drift of flight-delay ended in not applicable: as told"):
+        _all(_reports(tmp_path, **(PASSED | {"drift": "NOT_APPLICABLE"})))
+
+
+def test_where_no_gate_was_added_none_is_recorded(tmp_path: Path) -> None:
+    """The stage of added gates leaves a report that there are none; one that left nothing is no such word."""
+    layout = _reports(tmp_path, **PASSED, added="NOT_APPLICABLE")
+    assert set(_all(layout)) == {*REQUIRED_GATES, "report"}
+    (layout.build / "gates" / "added" / "added.json").unlink()
+    with pytest.raises(Refused, match=r"gate added .*is not there"):
+        _all(layout)
 
 
 def test_passed_gates_are_recorded_with_their_reports(tmp_path: Path) -> None:
     """The verdicts are recorded, and the digest follows the reports' content."""
-    layout = _reports(tmp_path, data="PASS", drift="PASS", quality="PASS")
-    first = gate_verdicts(layout, REQUIRED_GATES)
-    assert {name: first[name] for name in REQUIRED_GATES} == dict.fromkeys(REQUIRED_GATES, "PASS")
-    report = layout.build / "gates" / "drift.json"
-    report.write_text(report.read_text().replace('"schema": 1', '"schema": 1, "seen": 2'))
-    assert gate_verdicts(layout, REQUIRED_GATES)["report"] != first["report"]
+    layout = _reports(tmp_path, **PASSED, added="NOT_APPLICABLE")
+    first = _all(layout)
+    assert {name: first[name] for name in REQUIRED_GATES} == PASSED
+    path = layout.build / "gates" / "drift.json"
+    path.write_text(path.read_text().replace("as told", "as told again"))
+    assert _all(layout)["report"] != first["report"]
+
+
+def test_a_stale_report_is_no_pass(tmp_path: Path) -> None:
+    """A report of files that are not those here now refuses the release, and so does one that names none."""
+    layout = _reports(tmp_path, **PASSED, added="NOT_APPLICABLE")
+    (tmp_path / "rows").write_text("2\n")
+    with pytest.raises(Refused, match=r"gate \w+ .*this report is stale: rows is"):
+        _all(layout)
+    for gate in REQUIRED_GATES:
+        path = layout.build / "gates" / f"{gate}.json"
+        content = json.loads(path.read_text())
+        content["source"]["inputs"] = {}
+        path.write_text(json.dumps(content))
+    with pytest.raises(Refused, match=r"gate \w+ .*does not say what it looked at"):
+        _all(layout)
 
 
 @pytest.mark.parametrize("verdict", ["FAIL", "INCONCLUSIVE", "ERROR"])
-def test_only_pass_opens_the_gate(tmp_path: Path, verdict: str) -> None:
+@pytest.mark.parametrize("gate", ["drift", "weather"])
+def test_only_pass_opens_the_gate(tmp_path: Path, gate: str, verdict: str) -> None:
     """A gate that failed, could not tell or could not look refuses the release by its name."""
-    layout = _reports(tmp_path, data="PASS", drift=verdict, quality="PASS")
-    with pytest.raises(Refused, match=rf"gate drift of flight-delay ended in {verdict}.*drift\.md"):
-        gate_verdicts(layout, REQUIRED_GATES)
+    layout = _reports(tmp_path, **({"weather": "PASS"} | PASSED | {gate: verdict}))
+    with pytest.raises(
+        Refused, match=rf"gate {gate} of flight-delay ended in {verdict}: as told.*{gate}\.md"
+    ):
+        _all(layout)
 
 
-@pytest.mark.parametrize("text", [None, "", "{}", "[]", '{"gate": "drift", "model": "flight-delay"}', "{'"])
+@pytest.mark.parametrize(
+    "text", [None, "", "{}", "[]", '{"gate": "drift", "model": "flight-delay", "verdict": "PASS"}', "{'"]
+)
 def test_a_report_that_says_nothing_is_no_pass(tmp_path: Path, text: str | None) -> None:
-    """A missing, empty or unreadable report refuses the release."""
-    layout = _reports(tmp_path, data="PASS", quality="PASS")
-    if text is not None:
-        (layout.build / "gates" / "drift.json").write_text(text)
-    with pytest.raises(Refused, match="gate drift has no readable report"):
-        gate_verdicts(layout, REQUIRED_GATES)
-
-
-def test_another_models_report_is_no_pass(tmp_path: Path) -> None:
-    """A report that was copied from another model's run does not count."""
-    layout = _reports(tmp_path, data="PASS", drift="PASS", quality="PASS")
+    """A missing, empty or unreadable report refuses the release, and so does one of another schema."""
+    layout = _reports(tmp_path, **PASSED, added="NOT_APPLICABLE")
     path = layout.build / "gates" / "drift.json"
-    path.write_text(path.read_text().replace("flight-delay", "sentiment"))
-    with pytest.raises(Refused, match="gate drift of sentiment"):
-        gate_verdicts(layout, REQUIRED_GATES)
+    path.unlink() if text is None else path.write_text(text)
+    with pytest.raises(Refused, match=r"gate drift .* ended in ERROR: the report drift\.json can't be used"):
+        _all(layout)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [('"flight-delay"', '"sentiment"', "about sentiment"), ('"drift"', '"data"', "report of `data`")],
+)
+def test_another_models_or_gates_report_is_no_pass(tmp_path: Path, old: str, new: str, words: str) -> None:
+    """A report that was copied from another model's run, or from another gate, does not count."""
+    layout = _reports(tmp_path, **PASSED, added="NOT_APPLICABLE")
+    path = layout.build / "gates" / "drift.json"
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(Refused, match=f"gate drift .*{words}"):
+        _all(layout)
