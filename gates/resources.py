@@ -108,11 +108,11 @@ def _with_rows(
 # ---------------------------------------------------------------- findings
 def _alone(limits: ResourcesSettings, side: Side, times: Sequence[float]) -> list[Finding]:
     seen = side.seen
-    sample = gate.enough("requests", seen.sent, limits.min_requests)
+    sample = gate.enough("requests", seen.counted, limits.min_requests)
     grown = usage.slope(seen.done, [one / 1000 for one in seen.own])
     own = [one / MB for one in seen.own]
     peak = max((one.rss for one in seen.memory), default=seen.ready.rss) / MB
-    costs = statistics.median(seen.costs) if seen.costs else None
+    costs = statistics.fmean(seen.costs) if seen.costs else None
     load = [
         usage.leak("leak", grown, limits.leak, "kB a thousand requests"),
         gate.at_most("memory growth under load", own[-1] - own[0] if own else None, limits.growth, "MB"),
@@ -161,7 +161,7 @@ def _ratio(
     margin: float,
     unit: str,
 ) -> tuple[Finding, Comparison | None]:
-    ours, theirs = (statistics.median(side) if side else None for side in values)
+    ours, theirs = (statistics.fmean(side) if side else None for side in values)
     return gate.beside(
         name,
         ours,
@@ -224,7 +224,7 @@ GATE = gating.Gate(
     ResourcesSettings,
     look,
     needs="release",
-    inputs="The release's Bento and production's in this machine's store, and the rows that they bring along.",
+    inputs="The release's Bento and production's in this machine's store, and the rows that they bring.",
     fix="A leak: look at what a request leaves behind (a list, a cache without a bound, a logger's handler). "
     "CPU or memory: profile the service, the report says how much more than production's it takes.",
 )

@@ -6,6 +6,7 @@ machine, the router and what else goes on there are the same for both.
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import subprocess
@@ -123,9 +124,16 @@ def _wait_ready(process: subprocess.Popen[bytes], url: str, deadline: float, rel
             except httpx.HTTPError:
                 pass
             time.sleep(0.02)
-    said = log.read_text(errors="replace").strip().splitlines()
+    said = _cause(log.read_text(errors="replace").strip().splitlines())
     ended = f"ended with {process.returncode}" if process.poll() is not None else "was not ready in time"
     raise PlatformError(
-        f"a copy of release {release} {ended}: {said[-1] if said else 'it said nothing'}",
+        f"a copy of release {release} {ended}: {said or 'it said nothing'}",
         "Start it by hand: `tidegate up --plane staging`, and read its log.",
     )
+
+
+def _cause(lines: list[str]) -> str:
+    """Return the exception that ends a log's first traceback, or its last line: what follows is aftermath."""
+    inside = itertools.dropwhile(lambda line: not line.endswith("Traceback (most recent call last):"), lines)
+    raised = (line for line in itertools.islice(inside, 1, None) if line and not line.startswith(" "))
+    return next(raised, lines[-1] if lines else "")

@@ -13,7 +13,7 @@ from tidegate.machine.caller import Caller
 from tidegate.machine.copies import Copy
 from tidegate.machine.meter import Meter
 
-BLOCKS = 16
+BLOCKS = 32
 
 
 def takes(copy: Copy, rows: Sequence[Any]) -> bool:
@@ -37,8 +37,9 @@ def soak(
         for side in sides:
             side.block(warmup)
         for number in range(blocks):
+            count = requests * (number + 1) // blocks - requests * number // blocks
             for side in reversed(sides) if number % 2 else sides:
-                side.block(max(requests // blocks, 1))
+                side.block(count)
         return [side.finish() for side in sides]
 
 
@@ -52,7 +53,7 @@ class _Side:
 
     def block(self, count: int) -> None:
         self._lost = self._lost or not self._caller.post(count)
-        if self._lost:
+        if self._lost or not count:
             return
         try:
             memory, cpu = self._meter.memory(), self._meter.cpu()
