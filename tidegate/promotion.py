@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -119,12 +119,12 @@ def promote(
     target: Target,
     *,
     record: str | None = None,
-    reports: Sequence[str] = (),
+    body: Callable[[core.Facts], str] = core.describe,
 ) -> Pull | None:
     """Open a promotion's pull request, or update the open one; None when main has that release already.
 
-    `record` is the text of a release record that is not on main yet (staging only), `reports` are
-    sections of Markdown for the body. Raises Refused, Conflict, Unreachable.
+    `record` is the text of a release record that is not on main yet (staging only). `body` makes the page
+    of the facts, and is asked only when there is something to promote. Raises Refused, Conflict, Unreachable.
     """
     main = origin.look()
     releases = origin.releases(main)
@@ -144,9 +144,8 @@ def promote(
     config.parse_record(text, target.record)  # its content must have the id that is promoted
     branch_files = {} if known else _record_files(origin, main, target, text)
     _push_branch(origin, main, target, branch_files)
-    facts = msgspec.to_builtins(_record(text, target.record))
-    body = core.describe(target, facts, now_there, reports)
-    return forge.open(target.branch, target.title, body, AUTOMATION)
+    facts = core.facts(target, msgspec.to_builtins(_record(text, target.record)), now_there)
+    return forge.open(target.branch, target.title, body(facts), AUTOMATION)
 
 
 def _record_files(origin: Origin, main: str, target: Target, record: str) -> dict[str, str]:
@@ -281,12 +280,6 @@ def run_gates(checkout: Path, target: Target, url: str, say: Callable[[str], Non
             f"Read build/{target.model}/gates/*.md.",
         )
     return report.read_folder(folder)
-
-
-def sections(checkout: Path, model: str) -> list[str]:
-    """Return the gate reports of a checkout as sections of Markdown."""
-    reports = report.read_folder(checkout / "build" / model / "gates")
-    return [report.combine(reports)] if reports else []
 
 
 def pull_artifacts(checkout: Path) -> None:

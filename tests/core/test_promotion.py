@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tidegate.core.promotion import ORDER, Outcome, Target, describe, message, outcome, pushed, refusal
+from tidegate.core.promotion import ORDER, Outcome, Target, describe, facts, message, outcome, pushed, refusal
 
 R1, R2 = "aaaaaaaaaaaa", "bbbbbbbbbbbb"
 
@@ -152,11 +152,11 @@ def test_message_has_one_trailer_block() -> None:
     ]
 
 
-def test_describe_says_what_changes() -> None:
-    """A promotion's text names release, environment, what it replaces, and carries the report."""
+def test_facts_say_what_changes() -> None:
+    """A promotion's facts name release, environment, what it replaces and what it is made of."""
     record = {"commit": "c0ffee", "registry": {"name": "m", "version": 7}, "bento": {"tag": "b:7"}}
     record["gates"] = {"data": "PASS", "report": "sha256:x"}
-    text = describe(target(), record, R2, ["## the report"])
-    for part in (R1, R2, "canary", "m 7", "data PASS", "b:7", "## the report"):
+    text = describe(facts(target(), record, R2))
+    for part in (R1, R2, "canary", "m 7", "data PASS", "b:7"):
         assert part in text
     assert "report sha256" not in text

@@ -155,15 +155,15 @@ def pr_report(as_json: AsJson = False) -> None:
 
 
 def _report(checkout: Path, in_job: bool) -> str:
-    """Return all gates' reports; raises NoData where nobody has built anything yet."""
-    from tidegate import promotion
+    """Return each built model's page, and write it; raises NoData where nobody has built anything yet."""
+    from tidegate import pages
 
     models = sorted(path.parent.name for path in (checkout / "build").glob("*/gates"))
-    text = "\n\n".join(section for model in models for section in promotion.sections(checkout, model))
+    texts = [pages.write(checkout, pages.gather(checkout, model), share=len(models))[1] for model in models]
     # A job has just run the pipeline, which may have ended in its first stage: that is worth a report.
-    if not text and not in_job and not any((checkout / "build").glob("*/*")):
+    if not texts and not in_job and not any((checkout / "build").glob("*/*")):
         raise NoData("nothing was built here, so no gate has reported", "Run `dvc repro`.")
-    return text or "**No gate reported.** The pipeline ended before its gates; see the log."
+    return "\n\n".join(texts) or "**No gate reported.** The pipeline ended before its gates; see the log."
 
 
 # ---------------------------------------------------------------- promotions
@@ -224,7 +224,7 @@ def _refuse_disposable() -> None:
 
 
 def _open(model: str, to: str, release: str, every: bool) -> list[Any]:
-    from tidegate import promotion
+    from tidegate import pages, promotion
     from tidegate.core.promotion import ORDER, Target
 
     origin, where = _origin()
@@ -240,8 +240,9 @@ def _open(model: str, to: str, release: str, every: bool) -> list[Any]:
         if not chosen:
             raise Refused(f"no release of {name} is known to promote to {to}", "Name it with --release.")
         try:
-            reports = promotion.sections(origin.checkout, name)
-            pull = promotion.promote(origin, where, Target(to, name, chosen), record=record, reports=reports)
+            target = Target(to, name, chosen)
+            body = pages.body(origin, target, pages.known(origin, target))
+            pull = promotion.promote(origin, where, target, record=record, body=body)
         except Refused as error:
             refusals.append(error)
             continue
@@ -273,10 +274,10 @@ def _go_on(since: str, timeout: float) -> None:
 
 
 def _go_on_with(origin: Any, where: Any, target: Any, timeout: float) -> None:
-    from tidegate import promotion, wiring
+    from tidegate import pages, promotion, wiring
     from tidegate.adapters.system import SystemClock
     from tidegate.core.promotion import Outcome, findings
-    from tidegate.report import rollout_section
+    from tidegate.report import Rollout
 
     if origin.read(origin.look(), target.record) is None:
         raise Refused(
@@ -293,16 +294,16 @@ def _go_on_with(origin: Any, where: Any, target: Any, timeout: float) -> None:
     if result is Outcome.SUPERSEDED:
         _say(f"{name} was superseded in {target.environment}: {reason}")
         return
-    reports = [rollout_section(target.environment, reason, findings(target, status))]
+    rollout = Rollout(target.environment, reason, findings(target, status))
     if target.environment == "staging":
         promotion.pull_artifacts(origin.checkout)
         promotion.run_gates(origin.checkout, target, str(status.get("url", "")), _say)
-        reports += promotion.sections(origin.checkout, target.model)
     following = target.next()
     if following is None:
         _say(f"{name} is in {target.environment}")
         return
-    pull = promotion.promote(origin, where, following, reports=reports)
+    body = pages.body(origin, following, pages.known(origin, following, rollout))
+    pull = promotion.promote(origin, where, following, body=body)
     _say(f"pull request {pull.number}: {pull.title}  {pull.url}" if pull else f"{name} is there already")
 
 

@@ -177,21 +177,32 @@ def message(target: Target, subject: str, extra: Mapping[str, str] | None = None
     return f"{subject}\n\nWritten by `tidegate promote`.\n\n" + "\n".join(lines) + "\n"
 
 
-def describe(
-    target: Target, record: Mapping[str, Any], now_there: str | None, sections: Sequence[str]
-) -> str:
-    """Return a promotion's pull request as Markdown: what changes, what it is made of, the reports."""
+@dataclass(frozen=True)
+class Facts:
+    """What a promotion's pull request is about: a sentence, and rows of name and value."""
+
+    lead: str
+    rows: tuple[tuple[str, str], ...]
+
+
+def facts(target: Target, record: Mapping[str, Any], now_there: str | None) -> Facts:
+    """Return what a promotion changes and what it is made of; `record` is a release record's content."""
     registry, bento = record.get("registry", {}), record.get("bento", {})
     gates = ", ".join(f"{k} {v}" for k, v in sorted(record.get("gates", {}).items()) if k != "report")
-    rows = [
-        ("release", f"`{target.release}`"),
-        ("replaces", f"`{now_there}`" if now_there else "nothing"),
-        ("commit", f"`{record.get('commit', '')}`"),
-        ("model version", f"{registry.get('name', '')} {registry.get('version', '')}"),
-        ("model digest", f"`{record.get('artifact', '')}`"),
-        ("Bento", f"`{bento.get('tag', '')}`"),
-        ("gates", gates or "none recorded"),
-    ]
-    table = "\n".join(f"| {name} | {value} |" for name, value in rows)
-    head = f"Merging this lets **{target.model}** `{target.release}` into **{target.environment}**."
-    return "\n\n".join([head, f"| | |\n| --- | --- |\n{table}", *sections]) + "\n"
+    rows = (
+        ("release", target.release),
+        ("replaces", now_there or "nothing"),
+        ("commit", str(record.get("commit", ""))),
+        ("model version", f"{registry.get('name', '')} {registry.get('version', '')}".strip()),
+        ("model digest", str(record.get("artifact", ""))),
+        ("Bento", str(bento.get("tag", ""))),
+        ("gates of the pipeline", gates or "none recorded"),
+    )
+    lead = f"Merging this lets {target.model} {target.release} into {target.environment}."
+    return Facts(lead, rows)
+
+
+def describe(told: Facts) -> str:
+    """Return facts as the plainest Markdown, for a promotion without a report."""
+    table = "\n".join(f"| {name} | `{value}` |" for name, value in told.rows)
+    return f"{told.lead}\n\n| | |\n| --- | --- |\n{table}\n"

@@ -1,6 +1,7 @@
-"""Findings and measurements → JSON, Markdown and HTML; for gates, promotions and rollbacks alike.
+"""Findings and exhibits → JSON, Markdown and HTML; for gates, promotions and rollbacks alike.
 
-`document` is what a report is and how it is read and written, `markdown` what a person reads of it.
+`document` is what a report is and how it is read and written, `page` what a person reads of many of them,
+`markdown` and `html` draw that, with charts by `mermaid` and `plots`.
 """
 
 from tidegate.report.document import (
@@ -16,19 +17,22 @@ from tidegate.report.document import (
     to_json,
     with_missing,
 )
-from tidegate.report.markdown import combine, rollout_section, to_markdown, write
+from tidegate.report.markdown import draw, to_markdown, write
+from tidegate.report.page import Material, Rollout, page
 
 __all__ = [
     "MAX_BYTES",
     "SCHEMA",
+    "Material",
     "Report",
+    "Rollout",
     "Source",
     "broken",
-    "combine",
     "current",
+    "draw",
+    "page",
     "read_folder",
     "read_report",
-    "rollout_section",
     "schema",
     "to_json",
     "to_markdown",

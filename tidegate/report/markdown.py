@@ -1,20 +1,39 @@
-"""Reports as Markdown that GitHub renders by itself: verdict first, then findings, then details."""
+"""Pages as Markdown that GitHub renders by itself: tables, `<details>`, mermaid charts; nothing hosted.
+
+Everything from data is escaped: it can't end a cell, start HTML, mention a person or link anywhere.
+"""
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from tidegate.core import gate as compare
-from tidegate.core.verdict import Finding, Verdict, worst
+from tidegate.core.verdict import Verdict
 from tidegate.files import write_atomic
-from tidegate.report.document import Report, plain, to_json, with_missing
+from tidegate.report import mermaid
+from tidegate.report.document import Report, to_json
+from tidegate.report.page import (
+    Block,
+    Code,
+    Fold,
+    Grid,
+    Link,
+    Page,
+    Plot,
+    Section,
+    Shown,
+    Strong,
+    Verbatim,
+    Words,
+    one,
+)
 
-FOLD_FROM = 25  # findings; of longer tables only what does not hold is unfolded
-_MARKS = {
+LIMIT = 64_000  # characters; GitHub takes 65,536, and the forge's own marker needs a few
+MOST_IN_CELL = 400
+MOST_CHARTS = 12  # each is drawn by the reader's browser
+MARKS = {
     Verdict.NOT_APPLICABLE: "➖",
     Verdict.PASS: "✅",
     Verdict.INCONCLUSIVE: "🟡",
@@ -23,68 +42,14 @@ _MARKS = {
 }
 
 
+def length(text: str) -> int:
+    """Return a text's length as GitHub may count it: in UTF-16 units, so never fewer than characters."""
+    return len(text.encode("utf-16-le", "surrogatepass")) // 2
+
+
 def to_markdown(report: Report, title: str = "") -> str:
-    """Return the report as Markdown that GitHub renders: verdict first, then the findings, then details."""
-    heading = title or f"{report.gate} of {report.model}"
-    lines = [f"**{_MARKS[report.verdict]} {report.verdict.words}** {_cell(heading)}: {_summary(report)}", ""]
-    findings = _by_severity(report.findings) or [compare.error(report.gate, "nothing was looked at")]
-    broken_ones = [finding for finding in findings if finding.verdict is not Verdict.PASS]
-    if len(findings) <= FOLD_FROM:
-        lines += _table(findings)
-    else:
-        lines += _table(broken_ones) if broken_ones else []
-        held = _table([finding for finding in findings if finding.verdict is Verdict.PASS])
-        lines += ["", *_folded(f"{len(findings) - len(broken_ones)} findings that hold", held)]
-    if report.measurements:
-        shown = json.dumps(plain(dict(report.measurements)), indent=1, ensure_ascii=False)
-        fenced = ["```json", shown.replace("```", "` ` `"), "```"]
-        lines += ["", *_folded("Measurements", fenced)]
-    return "\n".join(lines) + "\n"
-
-
-def combine(reports: Sequence[Report], expected: Sequence[str] = ()) -> str:
-    """Return one Markdown page of many reports: a verdict line, a table of gates, details folded.
-
-    A gate of `expected` that did not report is shown as ERROR; so is a page without any report.
-    """
-    everything = with_missing(reports, expected)
-    verdict = worst(report.verdict for report in everything)
-    counted = ", ".join(
-        f"{sum(r.verdict is v for r in everything)} {v}"
-        for v in Verdict
-        if any(r.verdict is v for r in everything)
-    )
-    models = ", ".join(sorted({report.model for report in everything if report.model}))
-    lines = [f"**{_MARKS[verdict]} {verdict.words}** {_cell(models)}: {counted or 'no gate reported'}", ""]
-    lines += ["| gate | verdict | findings | what decided |", "| --- | --- | ---: | --- |"]
-    for report in everything:
-        decided = _by_severity(report.findings)
-        reason = decided[0].reason if decided and report.verdict is not Verdict.PASS else _summary(report)
-        state = f"{_MARKS[report.verdict]} {report.verdict.words}"
-        cells = (report.gate, state, str(len(report.findings)), reason)
-        lines.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
-    for report in everything:
-        lines += ["", *_folded(f"{report.gate}: {report.verdict}", [to_markdown(report)])]
-    return "\n".join(lines) + "\n"
-
-
-def rollout_section(environment: str, outcome: str, findings: Sequence[Mapping[str, Any]]) -> str:
-    """Return a finished rollout as Markdown: how it ended, and each check with both numbers.
-
-    `findings` are as a plane publishes them; what is not one is left out, and their absence is said.
-    """
-    head = f"Rollout in {environment}: {outcome}"
-    rows = [f for f in findings if isinstance(f, Mapping) and str(f.get("verdict")) in set(Verdict)]
-    if not rows:
-        return f"{head}\n\nThe agent published no numbers of it."
-    lines = ["| check | observed | limit | verdict | reason |", "| --- | ---: | ---: | --- | --- |"]
-    for row in rows:
-        name = f"{row.get('name', '')}{' (dry run)' if row.get('dry_run') else ''}"
-        verdict = Verdict(str(row["verdict"]))
-        shown = [str(row.get(key) or _value(row.get(key.removesuffix("_text")))) for key in _SHOWN]
-        cells = [name, *shown, f"{_MARKS[verdict]} {verdict.words}", str(row.get("reason", ""))]
-        lines.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
-    return "\n".join([head, "", *lines])
+    """Return one report as Markdown: verdict first, then the findings, then what it shows."""
+    return draw(one(report, title))
 
 
 def write(report: Report, folder: Path) -> Path:
@@ -95,49 +60,148 @@ def write(report: Report, folder: Path) -> Path:
     return path
 
 
-_SEVEREST_FIRST = (
-    Verdict.FAIL,
-    Verdict.ERROR,
-    Verdict.INCONCLUSIVE,
-    Verdict.PASS,
-    Verdict.NOT_APPLICABLE,
+# ---------------------------------------------------------------- fitting
+@dataclass(frozen=True)
+class _Piece:
+    """A part of the drawing that can be left out as a whole; a low rank is kept longest."""
+
+    text: str
+    rank: tuple[int, int]
+    name: str
+
+
+def draw(page: Page, limit: int = LIMIT) -> str:
+    """Return a page as Markdown of at most `limit` characters.
+
+    What does not fit is left out from the least important end: folded details before what is open, later
+    sections before earlier ones. The text says what is missing. The verdict's line always stays.
+    """
+    head = _words(page.line)
+    pieces = [piece for place, section in enumerate(page.sections) for piece in _pieces(section, place)]
+    left: list[_Piece] = []
+    while True:
+        text = _join(head, pieces, left)
+        if length(text) <= limit or not pieces:
+            return text if length(text) <= limit else _hard(head, limit)
+        last = max(pieces, key=lambda piece: piece.rank)
+        pieces.remove(last)
+        left.append(last)
+
+
+def _join(head: str, pieces: Sequence[_Piece], left: Sequence[_Piece]) -> str:
+    parts = [head, *(piece.text for piece in pieces)]
+    if left:
+        names = list(dict.fromkeys(piece.name for piece in reversed(left)))
+        shown = ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
+        parts.append(f"✂️ Left out for want of room: {text(shown)}. The whole page is report.html.")
+    return "\n\n".join(parts) + "\n"
+
+
+def _hard(head: str, limit: int) -> str:
+    note = "\n\n✂️ Left out for want of room: all but this line.\n"
+    cut = head.encode("utf-16-le", "surrogatepass")[: 2 * max(0, limit - length(note))]
+    return cut.decode("utf-16-le", "ignore") + note
+
+
+def _pieces(section: Section, place: int) -> list[_Piece]:
+    """Return a section's pieces: what is open with its heading, and each fold and chart after it."""
+    name = section.title or "details"
+    heading = [f"### {text(section.title)}"] if section.title else []
+    lines = [*heading]
+    found: list[_Piece] = []
+    for number, block in enumerate(section.blocks):
+        if isinstance(block, Fold | Plot):
+            rank = 1 if isinstance(block, Plot) else 2
+            label = f"{name}: {block.title if isinstance(block, Fold) else block.chart.title}"
+            found.append(_Piece(_block(block), (rank, place * 1000 + number), label))
+        else:
+            lines.append(_block(block))
+    made = [f"<sub>{_words(section.made)}</sub>"] if section.made else []
+    opening = _Piece("\n\n".join([*lines, *made]), (0, place), name)
+    return [opening, *found] if lines or made else found
+
+
+# ---------------------------------------------------------------- drawing
+def _block(block: Block) -> str:
+    if isinstance(block, Words):
+        return _words(block)
+    if isinstance(block, Grid):
+        return _grid(block)
+    if isinstance(block, Plot):
+        return mermaid.fenced(block.chart) or f"{text(block.chart.title)}: there are no numbers to draw."
+    if isinstance(block, Verbatim):
+        return _fence(block.text)
+    inner = "\n\n".join(_block(each) for each in block.blocks)
+    return f"<details><summary>{text(block.title)}</summary>\n\n{inner}\n\n</details>"
+
+
+def _words(words: Words) -> str:
+    return "".join(_shown(part) for part in words.parts)
+
+
+def _shown(part: Shown) -> str:
+    if isinstance(part, Verdict):
+        return f"**{MARKS[part]} {part.words}**"
+    if isinstance(part, Strong):
+        return f"**{text(part.text)}**" if part.text.strip() else ""
+    if isinstance(part, Code):
+        return code(part.text)
+    if isinstance(part, Link):
+        return f"[{text(part.text)}]({part.address})"
+    lead, tail = part[: len(part) - len(part.lstrip())], part[len(part.rstrip()) :]
+    return f"{' ' * bool(lead)}{text(part)}{' ' * bool(tail)}" if part.strip() else " "
+
+
+def _grid(grid: Grid) -> str:
+    columns = [text(column) for column in grid.columns]
+    rule = ["---:" if place in grid.right else "---" for place in range(len(columns))]
+    rows = [columns, rule, *([_cell(cell) for cell in row] for row in grid.rows)]
+    table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    return f"**{text(grid.caption)}**\n\n{table}" if grid.caption else table
+
+
+def _cell(cell: Shown) -> str:
+    if isinstance(cell, Verdict):
+        return f"{MARKS[cell]} {cell.words}"
+    return _shown(cell).strip() or " "
+
+
+def _fence(raw: str) -> str:
+    longest = max((len(run) for run in re.findall(r"`+", raw)), default=0)
+    ticks = "`" * max(3, longest + 1)
+    return f"{ticks}json\n{_visible(raw, keep_lines=True)}\n{ticks}"
+
+
+# ---------------------------------------------------------------- escaping
+_HIDDEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
 )
-_SHOWN = ("observed_text", "limit_text")
+_GAP = "\u200b"  # shows as nothing, and keeps two characters from meaning something together
 
 
-def _table(findings: Sequence[Finding]) -> list[str]:
-    lines = ["| name | observed | limit | verdict | reason |", "| --- | ---: | ---: | --- | --- |"]
-    for finding in findings:
-        cells = [finding.name, _value(finding.observed), _value(finding.limit)]
-        cells += [f"{_MARKS[finding.verdict]} {finding.verdict.words}", finding.reason]
-        lines.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
-    return lines
+def _visible(raw: str, *, keep_lines: bool = False) -> str:
+    """Return a text without control characters, and without those that turn the direction of reading."""
+    clean = _HIDDEN.sub(lambda match: "\n" if keep_lines and match[0] == "\n" else " ", raw)
+    return clean if keep_lines else " ".join(clean.split())
 
 
-def _folded(summary: str, lines: Sequence[str]) -> list[str]:
-    return [f"<details><summary>{_cell(summary)}</summary>", "", *lines, "", "</details>"]
+def text(raw: str) -> str:
+    """Escape a text from data for a paragraph or a cell: it shows as it is, on one line, and does nothing."""
+    flat = _visible(raw)
+    if len(flat) > MOST_IN_CELL:
+        flat = f"{flat[:MOST_IN_CELL]}…"
+    flat = re.sub(r"([\\`*\[\]|$~])", r"\\\1", flat)
+    flat = re.sub(r"&(?=[#\w])", "&amp;", flat)
+    flat = re.sub(r"<(?=[a-zA-Z/!?])", "&lt;", flat)
+    flat = re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", flat)
+    flat = re.sub(r"@(?=\w)|#(?=\d)|(?<=[GHgh]-)(?=\d)|:(?=//)|(?<=www)(?=\.)", rf"\g<0>{_GAP}", flat)
+    return re.sub(r"^(?=>|([#+-]|\d+[.)])(\s|$))", _GAP, flat)
 
 
-def _by_severity(findings: Sequence[Finding]) -> list[Finding]:
-    return sorted(
-        findings,
-        key=lambda f: _SEVEREST_FIRST.index(f.verdict),
-    )
-
-
-def _summary(report: Report) -> str:
-    total = len(report.findings)
-    held = sum(finding.verdict is Verdict.PASS for finding in report.findings)
-    return f"{held} of {total} findings hold" if total else "nothing was looked at"
-
-
-def _value(value: float | str | None) -> str:
-    if value is None:
-        return "–"
-    return value if isinstance(value, str) else compare.show(value)
-
-
-def _cell(text: str) -> str:
-    """Escape what would end a table's cell or start HTML; values in reasons come from data."""
-    flat = " ".join(text.split())
-    return re.sub(r"<(?=[a-zA-Z/!?])", "&lt;", flat).replace("|", "\\|")
+def code(raw: str) -> str:
+    """Return a text as a span of code that may stand in a cell."""
+    flat = _visible(raw)[:MOST_IN_CELL]
+    longest = max((len(run) for run in re.findall(r"`+", flat)), default=0)
+    ticks = "`" * (longest + 1)
+    pad = " " if flat.startswith("`") or flat.endswith("`") else ""
+    return f"{ticks}{pad}{flat}{pad}{ticks}".replace("|", "\\|") if flat else "–"

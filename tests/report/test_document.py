@@ -129,24 +129,6 @@ def test_a_long_report_unfolds_only_what_does_not_hold() -> None:
     assert "c7 " in text
 
 
-def test_combined_page_says_the_worst_verdict_and_why() -> None:
-    """One page for a pull request: verdict line, one row a gate, details folded."""
-    page = report.combine([good(), bad()], expected=["data", "quality"])
-    lines = page.splitlines()
-    assert "FAIL" in lines[0]
-    assert "1 PASS" in lines[0]
-    assert "1 FAIL" in lines[0]
-    row = next(line for line in lines if line.startswith("| quality"))
-    assert "auc 0.6 < limit 0.7" in row
-    assert page.count("<details>") >= 2
-
-
-def test_a_gate_that_did_not_report_is_an_error() -> None:
-    """A page that lacks an expected gate, or all of them, is ERROR."""
-    assert "ERROR" in report.combine([good()], expected=["data", "drift"]).splitlines()[0]
-    assert "ERROR" in report.combine([]).splitlines()[0]
-
-
 def test_a_report_that_can_not_be_written_leaves_the_old_one(tmp_path: Path) -> None:
     """Nothing is half-written: what stood there stays when the new one fails."""
     path = report.write(good(), tmp_path)
@@ -156,16 +138,3 @@ def test_a_report_that_can_not_be_written_leaves_the_old_one(tmp_path: Path) -> 
     with pytest.raises(OSError):
         report.write(bad("data"), tmp_path)
     assert path.read_bytes() == before
-
-
-def test_a_rollouts_numbers_are_a_table() -> None:
-    """Each check is a row with both numbers and its verdict, dry runs named; without any, that is said."""
-    check = {"name": "errors", "verdict": "PASS", "observed": 0.001, "limit": 0.02, "reason": "0.1% | 2%"}
-    texts = {"observed_text": "0.1%", "limit_text": "2%"}
-    trial = {**check, "name": "latency", "verdict": "FAIL", "dry_run": True}
-    text = report.rollout_section("canary", "Verified", [{**check, **texts}, trial, {"verdict": "?"}])
-    assert text.startswith("Rollout in canary: Verified\n\n| check |")
-    assert "| errors | 0.1% | 2% | ✅ PASS | 0.1% \\| 2% |" in text
-    assert "| latency (dry run) | 0.001 | 0.02 | ❌ FAIL |" in text
-    assert len(text.splitlines()) == 6
-    assert "published no numbers" in report.rollout_section("staging", "Healthy", [])
