@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
+import json
 import re
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from enum import Enum
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import msgspec
 import yaml
 
 from tidegate.core.plan import Limit, Milliseconds, Ratio, Seconds
-from tidegate.errors import ConfigError
+from tidegate.errors import ConfigError, suggest
 
 MAX_BYTES = 256 * 1024
 T = TypeVar("T")
@@ -111,31 +112,161 @@ def parse_quantity(kind: Callable[[float], T], text: Any) -> T:
 def convert(
     value: Any, shape: type[T], *, where: str, lines: Mapping[str, int] | None = None, at: str = "$"
 ) -> T:
-    """Check a parsed value against a struct; raises ConfigError with line and suggestion.
+    """Check a parsed value against a struct; raises ConfigError with line, plain words and suggestion.
 
     `at` is where the value sits in the document that `lines` describes.
     """
     try:
         return msgspec.convert(value, shape, dec_hook=_quantity)
     except msgspec.ValidationError as error:
-        text = str(error)
-        path = "$"
-        if " - at `" in text:
-            text, path = text.removesuffix("`").rsplit(" - at `", 1)
-        full = at + path.removeprefix("$")
+        text, path = _parted(error)
+        steps = _steps(value, shape, path)
+        full = at + "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps)
         unknown = re.search(r"unknown field `([^`]+)`", text)
+        known, there = lines or {}, f"{full}.{unknown[1]}" if unknown else full
+        line = known.get(there) or next((known[p] for p in _outwards(full) if p in known), None)
+        place = f"{where}:{line}" if line else where
         if unknown:
-            full = f"{full}.{unknown[1]}"
-            text = f"unknown key `{unknown[1]}`"
-        line = (lines or {}).get(full) or (lines or {}).get(full.rsplit(".", 1)[0]) or (lines or {}).get(at)
-        action = _suggestion(unknown[1], shape) if unknown else f"Correct `{full.removeprefix('$.')}`."
-        raise ConfigError(text, action, where=f"{where}:{line}" if line else where) from error
+            raise ConfigError(
+                f"unknown key `{unknown[1]}`", _suggestion(unknown[1], shape), where=place
+            ) from error
+        said, action = _plainly(text, full.removeprefix("$").removeprefix("."), _value(value, steps), shape)
+        raise ConfigError(said, action, where=place) from error
+
+
+def _parted(error: msgspec.ValidationError) -> tuple[str, str]:
+    """Return what msgspec says, and the path at which."""
+    text = str(error)
+    if " - at `" not in text:
+        return text, "$"
+    text, path = text.removesuffix("`").rsplit(" - at `", 1)
+    return (_KEY, path.removeprefix("key` in `")) if path.startswith("key` in `") else (text, path)
+
+
+def _steps(value: Any, shape: type, path: str) -> list[str | int]:
+    """Return the keys and places on a path, in which msgspec writes `[...]` for a key of a mapping."""
+    steps: list[str | int] = []
+    for name, index in re.findall(r"\.([^.\[\]]+)|\[([^\]]+)\]", path):
+        if index == "...":
+            steps.append(_culprit(value, shape, path, steps))
+        else:
+            steps.append(name or int(index))
+    return steps
+
+
+def _culprit(value: Any, shape: type, path: str, steps: list[str | int]) -> str:
+    """Return the key under which the mistake is: the one that alone gives the same error."""
+    inner = _value(value, steps)
+    for key in inner if isinstance(inner, Mapping) else ():
+        try:
+            msgspec.convert(_replaced(value, steps, {key: inner[key]}), shape, dec_hook=_quantity)
+        except msgspec.ValidationError as error:
+            if _parted(error)[1] == path:
+                return str(key)
+    return "…"
+
+
+def _replaced(value: Any, steps: Sequence[str | int], by: Any) -> Any:
+    if not steps:
+        return by
+    first, rest = steps[0], steps[1:]
+    if isinstance(value, Mapping):
+        return {k: _replaced(v, rest, by) if str(k) == first else v for k, v in value.items()}
+    return [_replaced(v, rest, by) if k == first else v for k, v in enumerate(value)]
+
+
+def _value(value: Any, steps: Sequence[str | int]) -> Any:
+    for step in steps:
+        if isinstance(value, Mapping):
+            value = value.get(step)
+        elif isinstance(value, list) and isinstance(step, int) and step < len(value):
+            value = value[step]
+        else:
+            return None
+    return value
+
+
+def _outwards(path: str) -> Iterator[str]:
+    """Yield a path, then that of what holds it, and so on."""
+    while path:
+        yield path
+        path = path[: max(path.rfind("."), path.rfind("["), 0)]
+
+
+_KEY = "a key is no text"
+_KINDS = {
+    "float": "a number",
+    "int": "a whole number",
+    "str": "text",
+    "bool": "true or false",
+    "object": "a mapping of `key: value` lines",
+    "array": "a list",
+    "null": "null",
+}
+
+
+def _plainly(text: str, path: str, value: Any, shape: type) -> tuple[str, str]:
+    """Return msgspec's words as a person would say them, and what to do."""
+    inside = f" in `{path}`" if path else ""
+    missing = re.match(r"Object missing required field `([^`]+)`", text)
+    if missing:
+        return f"`{missing[1]}` is missing{inside}", "Add it."
+    enum = re.match(r"Invalid enum value (.*)", text)
+    if enum:
+        return f"`{path}` can't be `{value}`", suggest(str(value), sorted(_choices(shape, set())))
+    wrong = re.match(r"Expected `([^`]+)`(.*)", text)
+    if text == _KEY:
+        return f"{text}{inside}", "Write it in quotes."
+    if not wrong:
+        return text, f"Correct `{path}`."
+    wanted = " or ".join(_KINDS.get(kind, kind) for kind in wrong[1].split(" | "))
+    rest = re.sub(r", got .*", "", wrong[2]).strip()
+    limits = {">=": "at least", "<=": "at most", ">": "more than", "<": "less than"}
+    for sign, words in limits.items():
+        rest = re.sub(rf"^{re.escape(sign)} ([-\d.]+?)(\.0)?$", rf"of {words} \1", rest)
+    action = f"Correct `{path}`."
+    if isinstance(value, str) and ("float" in wrong[1] or "int" in wrong[1]) and _number(value) is not None:
+        action = f"Write it as {_number(value):g}, without quotes."  # YAML takes 1e-3 for text, too
+    return f"`{path}` must be {wanted}{f' {rest}' if rest else ''}, not {_shown(value)}", action
+
+
+def _shown(value: Any) -> str:
+    """Return a value as it is written, shortened."""
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    if isinstance(value, Mapping):
+        return "a mapping"
+    if isinstance(value, list):
+        return f"a list of {len(value)}"
+    return f"`{str(value)[:60]}`" if not isinstance(value, str) else f"the text `{value[:60]}`"
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
 
 
 def _suggestion(key: str, shape: type) -> str:
     known = sorted(_field_names(shape, set()))
-    close = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
-    return f"Did you mean `{close[0]}`?" if close else f"Known keys are: {', '.join(known)}."
+    return suggest(key, known, "Known keys are: {}.")
+
+
+def _choices(shape: Any, seen: set[Any]) -> set[str]:
+    """All texts that a choice anywhere inside a struct may be."""
+    if shape in seen:
+        return set()
+    seen.add(shape)
+    if get_origin(shape) is Literal:
+        return {str(one) for one in get_args(shape)}
+    if isinstance(shape, type) and issubclass(shape, msgspec.Struct):
+        inner = [item.type for item in msgspec.structs.fields(shape)]
+    elif isinstance(shape, type) and issubclass(shape, Enum):
+        return {str(one.value) for one in shape}
+    else:
+        inner = list(getattr(shape, "__args__", ()))
+    return {name for one in inner for name in _choices(one, seen)}
 
 
 def _field_names(shape: Any, seen: set[Any]) -> set[str]:
