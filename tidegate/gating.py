@@ -36,6 +36,7 @@ BUILTIN = (
     "artifact",
     *("contract", "parity", "load", "resources", "gpu", "cost"),
 )  # in the order in which they run: cost reads what load measured
+ON_STAGING = BUILTIN[BUILTIN.index("contract") :]
 Needs = Literal["files", "release", "endpoint"]
 
 
@@ -52,6 +53,7 @@ class _Trace:
 
     inputs: set[Path] = field(default_factory=set)
     against: str = ""
+    release: str = ""
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,7 @@ class Subject(Generic[S]):
                 "Fetch the commit that holds the record, or leave --release out.",
             )
         self.trace.inputs.add(path)
+        self.trace.release = found.id
         return found
 
     def production(self) -> ReleaseRecord | None:
@@ -338,7 +341,7 @@ def _source(gate: Gate[S], subject: Subject[S]) -> report.Source:
         command,
         dict(sorted(inputs.items())),
         msgspec.to_builtins(subject.settings),
-        subject.release,
+        subject.release or subject.trace.release,
         subject.trace.against,
     )
 

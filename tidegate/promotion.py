@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from tidegate import config, plumbing, report
+from tidegate import config, plumbing
 from tidegate.core import promotion as core
 from tidegate.core.promotion import Outcome, Releases, Target
 from tidegate.core.release import ReleaseRecord
@@ -26,7 +26,6 @@ from tidegate.errors import ConfigError, Conflict, NoData, PlatformError, Refuse
 from tidegate.ports import Clock, Forge, Pull
 
 AUTOMATION = "tidegate <tidegate@localhost>"  # the author of every promotion, and so no approver
-STAGING_GATES = ("contract", "load")
 POLL = 1.0  # seconds between two looks at origin
 LOOK_BACK = 50  # commits: main is not left unreadable for longer
 
@@ -254,32 +253,6 @@ def wait(
                 "See `tidegate status`; then run the promote workflow again.",
             )
         clock.sleep(POLL)
-
-
-def run_gates(checkout: Path, target: Target, url: str, say: Callable[[str], None]) -> list[report.Report]:
-    """Run staging's gates against its endpoint and return their reports. Raises Refused unless all PASS."""
-    if not url:
-        raise NoData(
-            "staging's agent publishes no address to send requests to",
-            "See `tidegate status`, then run again.",
-        )
-    folder = checkout / "build" / target.model / "gates"
-    failed = []
-    for name in STAGING_GATES:
-        command = [sys.executable, f"gates/{name}.py", target.model, "--endpoint"]
-        command += [f"{url.rstrip('/')}/{target.model}", "--release", target.release]
-        code = subprocess.run(command, cwd=checkout, check=False).returncode
-        found = report.read_report(folder / f"{name}.json")
-        say(f"gate {name}: {found.verdict} (exit {code})")
-        # Both must agree: a gate that died after its report was written has not passed.
-        if code != 0 or found.exit_code != 0:
-            failed.append(f"{name} {found.verdict}")
-    if failed:
-        raise Refused(
-            f"{target.model} {target.release} does not leave staging: {', '.join(failed)}",
-            f"Read build/{target.model}/gates/*.md.",
-        )
-    return report.read_folder(folder)
 
 
 def pull_artifacts(checkout: Path) -> None:

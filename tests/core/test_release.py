@@ -212,6 +212,7 @@ def test_a_stale_report_is_no_pass(tmp_path: Path) -> None:
     (tmp_path / "rows").write_text("2\n")
     with pytest.raises(Refused, match=r"gate \w+ .*this report is stale: rows is"):
         _all(layout)
+    (tmp_path / "rows").write_text("1\n")
     for gate in REQUIRED_GATES:
         path = layout.build / "gates" / f"{gate}.json"
         content = json.loads(path.read_text())

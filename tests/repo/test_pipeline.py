@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from tidegate.packaging import pipeline_digest
 from tidegate.testing import FakeRegistry
 
 ROOT = Path(__file__).parents[2]
-GATES = ("data", "quality", "drift")
+GATES = ("data", "drift", "quality", "added")
 
 
 # ---------------------------------------------------------------- dvc.yaml
@@ -58,16 +60,35 @@ def test_every_model_has_every_stage(stages: dict[str, Any]) -> None:
     """Each model of params.yaml gets the whole chain, under its own name, by no line in dvc.yaml."""
     models = yaml.safe_load((ROOT / "params.yaml").read_text())["models"]
     kinds = ["prepare", "train", "evaluate", *(f"gate-{gate}" for gate in GATES), "register", "package"]
+    kinds.append("gate-artifact")
     assert set(stages) == {"stores", *(f"{kind}@{model}" for kind in kinds for model in models)}
 
 
 def test_nothing_is_registered_before_its_gates(stages: dict[str, Any]) -> None:
-    """Registering and packaging come after all three gates, the evaluation and the training."""
+    """Registering and packaging come after the gates that read files, the evaluation and the training."""
     before = {f"gate-{gate}@flight-delay" for gate in GATES} | {
         "prepare@flight-delay", "train@flight-delay", "evaluate@flight-delay",
     }  # fmt: skip
     assert before <= upstream(stages, "register@flight-delay")
     assert before <= upstream(stages, "package@flight-delay")
+
+
+def test_train_runs_every_gate_that_needs_no_release(stages: dict[str, Any]) -> None:
+    """The workflow of a branch names all stages of gates but the one that looks at a packaged release."""
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "train.yml").read_text())
+    (command,) = (s["run"] for s in workflow["jobs"]["gates"]["steps"] if "dvc repro" in s.get("run", ""))
+    named = {stage for stage in stages for glob in re.findall(r"'([^']+)'", command) if fnmatch(stage, glob)}
+    assert named == {stage for stage in stages if stage.startswith("gate-")} - {"gate-artifact@flight-delay"}
+    assert not any(
+        stage.startswith(("register", "package")) for gate in named for stage in upstream(stages, gate)
+    )
+
+
+def test_what_is_packaged_is_looked_at_each_time(stages: dict[str, Any]) -> None:
+    """The artifact gate comes after packaging and runs each time: the Bento lies outside of what DVC sees."""
+    assert "package@flight-delay" in upstream(stages, "gate-artifact@flight-delay")
+    content = yaml.safe_load((ROOT / "dvc.yaml").read_text())
+    assert content["stages"]["gate-artifact"]["do"]["always_changed"] is True
 
 
 def test_a_promotion_makes_no_new_release(stages: dict[str, Any]) -> None:

@@ -224,7 +224,7 @@ def _refuse_disposable() -> None:
 
 
 def _open(model: str, to: str, release: str, every: bool) -> list[Any]:
-    from tidegate import pages, promotion
+    from tidegate import pages, promotion, staging
     from tidegate.core.promotion import ORDER, Target
 
     origin, where = _origin()
@@ -241,6 +241,8 @@ def _open(model: str, to: str, release: str, every: bool) -> list[Any]:
             raise Refused(f"no release of {name} is known to promote to {to}", "Name it with --release.")
         try:
             target = Target(to, name, chosen)
+            if record:
+                staging.admit(origin.checkout, name, chosen)
             body = pages.body(origin, target, pages.known(origin, target))
             pull = promotion.promote(origin, where, target, record=record, body=body)
         except Refused as error:
@@ -274,7 +276,7 @@ def _go_on(since: str, timeout: float) -> None:
 
 
 def _go_on_with(origin: Any, where: Any, target: Any, timeout: float) -> None:
-    from tidegate import pages, promotion, wiring
+    from tidegate import pages, promotion, staging, wiring
     from tidegate.adapters.system import SystemClock
     from tidegate.core.promotion import Outcome, findings
     from tidegate.report import Rollout
@@ -297,7 +299,7 @@ def _go_on_with(origin: Any, where: Any, target: Any, timeout: float) -> None:
     rollout = Rollout(target.environment, reason, findings(target, status))
     if target.environment == "staging":
         promotion.pull_artifacts(origin.checkout)
-        promotion.run_gates(origin.checkout, target, str(status.get("url", "")), _say)
+        staging.run_gates(origin.checkout, target, str(status.get("url", "")), _say)
     following = target.next()
     if following is None:
         _say(f"{name} is in {target.environment}")
