@@ -69,18 +69,20 @@ def look_at(split: str, frame: Any, settings: DataSettings) -> list[Finding]:
         findings.append(gate.none_of(f"{split}: {name} values", broken.get(name, 0), len(frame), "rows"))
         nulls = float(frame[name].isna().mean())
         findings.append(gate.at_most(f"{split}: {name} nulls", nulls, spec.nulls))
+        if spec.mean:
+            findings.append(gate.within(f"{split}: {name} mean", mean(frame, name), *spec.mean))
     findings.append(_duplicates(split, frame, settings))
     return [
         *findings,
-        gate.within(f"{split}: rate of {settings.label}", rate(frame, settings.label), *settings.label_rate),
+        gate.within(f"{split}: rate of {settings.label}", mean(frame, settings.label), *settings.label_rate),
     ]
 
 
-def rate(frame: Any, label: str) -> float | None:
-    """Return the label's mean, or None where there is no such column of numbers."""
-    if label not in frame or not content.is_kind(frame[label], "number"):
+def mean(frame: Any, name: str) -> float | None:
+    """Return a column's mean (the rate of a label), or None where there is no such column of numbers."""
+    if name not in frame or not content.is_numeric(frame[name]):
         return None
-    return float(frame[label].mean())
+    return float(frame[name].mean())
 
 
 def _duplicates(split: str, frame: Any, settings: DataSettings) -> Finding:
@@ -144,7 +146,7 @@ def telling(train: Any, settings: DataSettings) -> dict[str, float]:
 def leaks(train: Any, settings: DataSettings) -> tuple[list[Finding], list[Table], list[Chart]]:
     """Return the findings on columns that tell the label alone, with their table and chart."""
     limit, label = settings.leakage.limit, settings.label
-    if rate(train, label) is None:
+    if mean(train, label) is None:
         return [gate.error("leakage", f"leakage: train has no label `{label}` to look at")], [], []
     found = telling(train, settings)
     findings = [gate.at_most(f"leakage: AUC of {name} alone", value, limit) for name, value in found.items()]

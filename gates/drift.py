@@ -1,69 +1,213 @@
-"""Has the candidate's data moved away from what it was trained on? Evidently, one limit a column."""
+"""Has the candidate's data moved away from what it was trained on?
+
+The holdout beside train, column by column, with the label and the model's predictions: Evidently's distance,
+by a method that the column's type decides, and a limit that is the tighter the more the model leans on the
+column.
+"""
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
 import msgspec
 
-from tidegate import gating
+from tidegate import gating, scoring
 from tidegate.adapters.evidently import METHODS, Kind, distances
-from tidegate.core import gate
+from tidegate.core import gate, importance
+from tidegate.core.exhibits import Chart, Series, Table
+from tidegate.core.verdict import Finding
+from tidegate.errors import NoData
+from tidegate.files import digest_folder
+
+Limit = Annotated[float, msgspec.Meta(ge=0)]
+Count = Annotated[int, msgspec.Meta(ge=0)]
+PREDICTIONS = "predictions"
+Predict = importance.Predict
 
 
 class Column(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A column's kind and the largest distance it may have; `time` is HH:MM, compared in minutes."""
 
     kind: Literal["number", "category", "time"]
-    limit: float
+    limit: Limit
 
 
 class DriftSettings(gating.Settings, frozen=True):
-    """The `drift` section: `rows` sampled of each split by `seed`, at least `min_rows` to decide on."""
+    """The `drift` section.
 
-    rows: int = 5000
-    seed: int = 1
-    min_rows: int = 1000
+    `rows` are sampled of each split by `seed`; fewer than `min_rows`, or than `min_values` of a column that
+    are not null, decide nothing. `weight` is how much a column's importance tightens its limit, from 0 (not)
+    to 1. `predictions` is the limit of the model's own answers, in standard deviations of those to train.
+    """
+
+    rows: Annotated[int, msgspec.Meta(ge=1)] = 5000
+    seed: Count = 1
+    min_rows: Annotated[int, msgspec.Meta(ge=1)] = 1000
+    min_values: Annotated[int, msgspec.Meta(ge=1)] = 100
+    weight: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.5
     columns: Mapping[str, Column] = {}
+    label: str = ""
+    predictions: Limit | None = None
     ignore: tuple[str, ...] = ()  # columns that need no limit; any other must have one
 
 
-def sample(path: Any, settings: DriftSettings) -> tuple[Any, int]:
-    """Return a seeded sample of a split (all of it when it is small) and how many rows the split has."""
-    import pandas as pd
+class Importance(msgspec.Struct, frozen=True):
+    """What evaluation wrote: the model's digest, and each raw column's share of the importance."""
 
-    frame = pd.read_parquet(path)
-    taken = frame.sample(min(settings.rows, len(frame)), random_state=settings.seed)
+    artifact: str
+    shares: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One thing that is compared: its share of the model's importance (None: no feature), its two limits."""
+
+    name: str
+    share: float | None
+    kind: Kind
+    declared: float
+    limit: float
+
+
+def wanted(settings: DriftSettings, names: list[str], shares: Mapping[str, float]) -> list[Row]:
+    """Return what is to be compared: columns by importance, then the label, then the predictions.
+
+    A feature whose importance is not known has the limit NaN, which nothing keeps.
+    """
+    order = [*(name for name in shares if name != settings.label), *settings.columns]
+    found = []
+    for name in dict.fromkeys(name for name in order if name in settings.columns and name in names):
+        spec = settings.columns[name]
+        kind: Kind = "category" if spec.kind == "category" else "number"
+        share = None if name == settings.label else shares.get(name, math.nan)
+        limit = importance.limit(spec.limit, share or 0.0, len(shares), settings.weight)
+        found.append(Row(name, share, kind, spec.limit, limit))
+    if settings.predictions is not None:
+        found.append(Row(PREDICTIONS, None, "number", settings.predictions, settings.predictions))
+    return found
+
+
+def sample(frame: Any, settings: DriftSettings) -> Any:
+    """Return a seeded sample of a data frame, all of it when it is small."""
+    return frame.sample(min(settings.rows, len(frame)), random_state=settings.seed)
+
+
+def comparable(frame: Any, settings: DriftSettings) -> Any:
+    """Return a data frame whose times are minutes. Raises NoData for a value that is no time."""
+    result = frame.copy()
     for name, spec in settings.columns.items():
-        if spec.kind == "time" and name in taken:
-            parts = taken[name].str.split(":", expand=True).astype("float64")
-            taken[name] = parts[0] * 60 + parts[1] if len(taken) else parts
-    return taken, len(frame)
+        if spec.kind == "time" and name in result:
+            parts = result[name].astype("str").str.extract(r"^(\d\d):(\d\d)$").astype("float64")
+            result[name] = parts[0] * 60 + parts[1]
+            if (result[name].isna() & frame[name].notna()).any():
+                raise NoData(f"column `{name}` holds values that are no time", "Look at the data gate.")
+    return result
+
+
+def answers(known: Mapping[str, Any]) -> list[Finding]:
+    """Return whether the model's answers can be compared at all: numbers, and not one for every row."""
+    import numpy as np
+
+    found = []
+    for split, values in known.items():
+        numbers = np.asarray(values, dtype=np.float64)
+        wrong = int((~np.isfinite(numbers)).sum())
+        found.append(gate.none_of(f"{split}: {PREDICTIONS} that are no number", wrong, len(numbers), "rows"))
+        distinct = len(np.unique(numbers))
+        found.append(gate.at_least(f"{split}: different {PREDICTIONS}", distinct, 2))
+    return found
+
+
+def judge(
+    reference: Any,
+    current: Any,
+    settings: DriftSettings,
+    shares: Mapping[str, float],
+    predict: Predict | None,
+) -> tuple[list[Finding], list[Row], dict[str, float]]:
+    """Compare two data frames: findings, what was compared, and each one's distance.
+
+    `predict` gives the model's answers, `shares` each raw column's part of its importance.
+    """
+    names = [name for name in current if name not in settings.ignore]
+    findings = [gate.expected("columns with a limit", names, list(settings.columns), "columns")]
+    rows = wanted(settings, names, shares)
+    if not settings.label:
+        findings.append(gate.not_applicable("label", "params.yaml names no `label` in `drift`"))
+    elif settings.label not in {row.name for row in rows}:
+        findings.append(gate.error("label", f"the label `{settings.label}` is not among what was compared"))
+    old, new = comparable(reference, settings), comparable(current, settings)
+    if predict is None:
+        findings.append(gate.not_applicable(PREDICTIONS, "params.yaml has no `predictions` limit in `drift`"))
+    else:
+        old[PREDICTIONS], new[PREDICTIONS] = predict(reference), predict(current)
+        findings += answers({"train": old[PREDICTIONS], "holdout": new[PREDICTIONS]})
+    found = distances(new, old, {row.name: (row.kind, row.limit) for row in rows})
+    for row in rows:
+        values = min(int(frame[row.name].notna().sum()) for frame in (old, new))
+        enough = gate.enough(f"{row.name}: values", values, settings.min_values)
+        findings += gate.hold_back(enough, [gate.at_most(row.name, found[row.name], row.limit)])[1:]
+    return findings, rows, found
+
+
+def shown(rows: list[Row], found: Mapping[str, float]) -> tuple[Table, Chart]:
+    """Return the table and the chart of drift by importance."""
+    used = {row.name: found[row.name] / row.limit if row.limit else math.nan for row in rows}
+    columns = ("column", "importance", "distance", "limit", "declared limit", "distance / limit", "method")
+    cells = tuple(
+        (row.name, row.share, found[row.name], row.limit, row.declared, used[row.name], METHODS[row.kind])
+        for row in rows
+    )
+    bars = Series("distance / limit", tuple(used), tuple(used.values()))
+    title = "Drift, the most important column first"
+    return Table("Drift by importance", columns, cells), Chart(title, "bar", (bars,), "", "distance / limit")
+
+
+def importances(subject: gating.Subject[DriftSettings]) -> dict[str, float]:
+    """Return each raw column's share, as evaluation measured it. Raises NoData if that was another model."""
+    try:
+        known = msgspec.json.decode(subject.built("importance.json").read_bytes(), type=Importance)
+    except msgspec.MsgspecError as problem:
+        raise NoData(f"importance.json can't be read: {problem}", "Run `dvc repro`.") from problem
+    digest = digest_folder(subject.built("model"))
+    if known.artifact != digest:
+        raise NoData(
+            f"importance.json is of model {known.artifact[:19]}…, and build/ holds {digest[:19]}…",
+            "Run `dvc repro`.",
+        )
+    return dict(known.shares)
 
 
 def look(subject: gating.Subject[DriftSettings]) -> gating.Looked:
-    """Compare the holdout with the train split, column by column."""
+    """Compare the holdout with the train split."""
+    import pandas as pd
+
     settings = subject.settings
-    reference, of_train = sample(subject.data("train"), settings)
-    current, of_holdout = sample(subject.data("holdout"), settings)
-    smaller = gate.enough("rows sampled", min(len(reference), len(current)), settings.min_rows)
-    sampled = {"train": [len(reference), of_train], "holdout": [len(current), of_holdout]}
-    if reference.empty or current.empty:
-        return gating.Looked([smaller], {"rows": sampled})
-    names = [name for name in current if name not in settings.ignore]
-    findings = [gate.expected("columns with a limit", names, list(settings.columns), "columns")]
-    kinds: dict[str, tuple[Kind, float]] = {
-        name: ("category" if spec.kind == "category" else "number", spec.limit)
-        for name, spec in settings.columns.items()
-        if name in names
+    frames = {split: pd.read_parquet(subject.data(split)) for split in ("train", "holdout")}
+    reference, current = (sample(frame, settings) for frame in frames.values())
+    taken = {
+        "train": [len(reference), len(frames["train"])],
+        "holdout": [len(current), len(frames["holdout"])],
     }
-    found = distances(current, reference, kinds)
-    findings += [gate.at_most(name, found[name], kinds[name][1]) for name in kinds]
-    methods = {name: METHODS[kind] for name, (kind, _) in kinds.items()}
-    measurements = {"rows": sampled, "seed": settings.seed, "methods": methods, "distances": found}
-    return gating.Looked(gate.hold_back(smaller, findings), measurements)
+    smaller = gate.enough("rows sampled", min(len(reference), len(current)), settings.min_rows)
+    if reference.empty or current.empty:
+        return gating.Looked([smaller], {"rows": taken})
+    shares = importances(subject)
+    scored = settings.predictions is not None
+    predict = scoring.scorer(subject.root, subject.package, subject.built("model")) if scored else None
+    findings, rows, found = judge(reference, current, settings, shares, predict)
+    table, chart = shown(rows, found)
+    measurements = {
+        "rows": taken,
+        "seed": settings.seed,
+        "methods": {row.name: METHODS[row.kind] for row in rows},
+        "distances": found,
+    }
+    return gating.Looked(gate.hold_back(smaller, findings), measurements, (), [chart], [table])
 
 
 GATE = gating.Gate(
@@ -71,7 +215,7 @@ GATE = gating.Gate(
     DriftSettings,
     look,
     needs="files",
-    inputs="The train and holdout splits in data/<model>/.",
+    inputs="The train and holdout splits, the model, and importance.json of build/<model>/.",
     fix="Find out what moved; train on newer data, or raise that column's limit by a reviewed commit.",
 )
 

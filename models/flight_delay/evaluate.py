@@ -1,7 +1,8 @@
 """Score the holdout with the exported model, and write what there is to see about it.
 
 Writes into build/flight-delay/: metrics.json, predictions.parquet (the holdout's rows in order: `late`,
-`probability`) and plots/. The same functions measure here and in the quality gate.
+`probability`), importance.json (how much the answers depend on each raw column, for the drift gate) and
+plots/. The same functions measure here and in the quality gate.
 
 Run it as `python -m models.flight_delay.evaluate`.
 """
@@ -9,6 +10,7 @@ Run it as `python -m models.flight_delay.evaluate`.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -19,7 +21,8 @@ import pyarrow.parquet as pq
 from models.flight_delay import features
 from models.flight_delay.score import score, session
 from models.layout import Layout, run
-from tidegate.core import scores
+from tidegate.core import importance, scores
+from tidegate.files import digest_folder
 
 ROC_POINTS = 200
 
@@ -73,14 +76,36 @@ def distribution(probability: np.ndarray, bins: int) -> list[dict[str, float]]:
     ]
 
 
+def depends_on(
+    rows: pd.DataFrame, predict: importance.Predict, parameters: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return how much the answers to a seeded sample of rows change with each raw column, and its share."""
+    seed = parameters["seed"]
+    taken = rows.sample(min(parameters["rows"], len(rows)), random_state=seed)
+    columns = {name: taken[name].to_numpy() for name in features.COLUMNS}
+    found = importance.changes(predict, columns, repeats=parameters["repeats"], seed=seed)
+    return {
+        "rows": len(taken),
+        "repeats": parameters["repeats"],
+        "seed": seed,
+        "changes": {name: round(value, 6) for name, value in found.items()},
+        "shares": {name: round(value, 6) for name, value in importance.shares(found).items()},
+    }
+
+
 def main() -> None:
     """Score, measure and write."""
     layout = Layout("flight-delay")
-    bins = layout.parameters("evaluate")["bins"]
+    parameters = layout.parameters("evaluate")
+    bins = parameters["bins"]
     holdout = pd.read_parquet(layout.data("holdout"))
     vocabulary = features.load(layout.artifact / "features.json")
-    matrix = features.compute_columns(holdout, vocabulary)
-    probability = score(session(layout.artifact / "model.onnx"), matrix)
+    opened = session(layout.artifact / "model.onnx")
+
+    def predict(columns: Mapping[str, Any]) -> np.ndarray:
+        return score(opened, features.compute_columns(columns, vocabulary))
+
+    probability = predict(holdout)
     late = holdout[features.LABEL].to_numpy().astype(np.int64)
 
     layout.build.mkdir(parents=True, exist_ok=True)
@@ -90,6 +115,10 @@ def main() -> None:
     _write_json(plots / "roc.json", roc(late, probability))
     _write_json(plots / "calibration.json", calibration(late, probability, bins))
     _write_json(plots / "distribution.json", distribution(probability, bins))
+    known = {"artifact": digest_folder(layout.artifact)}
+    _write_json(
+        layout.build / "importance.json", known | depends_on(holdout, predict, parameters["importance"])
+    )
     metrics = measure(late, probability)
     _write_json(layout.build / "metrics.json", metrics)
     print("  ".join(f"{name} {value:,.6g}" for name, value in metrics.items()), flush=True)

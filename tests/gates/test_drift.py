@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,16 @@ from tidegate import report
 from tidegate.adapters import evidently
 from tidegate.core.verdict import Verdict
 from tidegate.errors import ConfigError, NoData
+from tidegate.files import digest_folder
 
 SETTINGS: dict[str, Any] = {
     "rows": 800,
     "min_rows": 300,
     "ignore": ["date"],
+    "label": "late",
+    "predictions": 0.3,
     "columns": {
+        "late": {"kind": "category", "limit": 0.15},
         "distance": {"kind": "number", "limit": 0.2},
         "carrier": {"kind": "category", "limit": 0.15},
         "departs": {"kind": "time", "limit": 0.2},
@@ -38,17 +43,54 @@ def frame(rows: int, seed: int) -> pd.DataFrame:
             "distance": random.normal(1000, 300, rows),
             "carrier": random.choice(["UA", "AA", "B6"], rows),
             "departs": [f"{m // 60:02d}:{m % 60:02d}" for m in minutes],
+            "late": (random.random(rows) < 0.3).astype("int8"),
         }
     )
 
 
+SHARES = {"departs": 0.6, "carrier": 0.25, "distance": 0.15, "date": 0.0}
+# A model whose answer is a weight times the distance; what features.py and score.py of any model offer.
+FEATURES = """
+import json
+import numpy as np
+
+def load(path):
+    return json.loads(path.read_text())
+
+def compute_columns(columns, vocabulary):
+    return np.asarray(columns["distance"], dtype=float) * vocabulary["weight"]
+"""
+SCORE = """
+def session(path):
+    return path.read_text()
+
+def score(opened, matrix):
+    return matrix
+"""
+
+
 @pytest.fixture
 def room(tmp_path: Path) -> GateRoom:
-    """A checkout whose holdout is of train's world."""
+    """A checkout whose holdout is of train's world, with a model and what it leans on."""
     made = GateRoom(tmp_path, "drift", SETTINGS)
     frame(1500, 1).to_parquet(made.data / "train.parquet")
     frame(1000, 2).to_parquet(made.data / "holdout.parquet")
+    code = made.root / "models" / "toy"
+    code.mkdir(parents=True)
+    (code / "features.py").write_text(FEATURES)
+    (code / "score.py").write_text(SCORE)
+    model(made, 0.001)
     return made
+
+
+def model(room: GateRoom, weight: float) -> None:
+    """Put a model of this weight in the room, and its importances."""
+    folder = room.build / "model"
+    folder.mkdir(exist_ok=True)
+    (folder / "features.json").write_text(json.dumps({"weight": weight}))
+    (folder / "model.onnx").write_text("weights")
+    document = {"artifact": digest_folder(folder), "shares": SHARES}
+    (room.build / "importance.json").write_text(json.dumps(document))
 
 
 def look(room: GateRoom, monkeypatch: pytest.MonkeyPatch) -> tuple[int, report.Report]:
@@ -64,6 +106,116 @@ def test_the_same_world_passes_as_a_process(room: GateRoom) -> None:
     assert code == 0
     assert found.measurements["rows"] == {"train": [800, 1500], "holdout": [800, 1000]}
     assert found.measurements["methods"]["carrier"] == "jensenshannon"
+    (table,) = found.tables
+    assert [row[:2] for row in table.rows] == [
+        ("departs", 0.6),
+        ("carrier", 0.25),
+        ("distance", 0.15),
+        ("late", None),
+        ("predictions", None),
+    ]
+
+
+def test_what_the_model_leans_on_may_move_by_less(room: GateRoom, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same declared limit is the tighter the more a column counts; below the average it stays."""
+    _, found = look(room, monkeypatch)
+    limits = {finding.name: finding.limit for finding in found.findings}
+    assert limits["departs"] == pytest.approx(0.2 / (0.6 * 4) ** 0.5)
+    assert limits["carrier"] == pytest.approx(0.15)
+    assert limits["distance"] == pytest.approx(0.2)
+    moved = frame(1000, 2)
+    moved["departs"] = [f"{min(int(t[:2]) + 1, 23):02d}:{t[3:]}" for t in moved["departs"]]
+    moved.to_parquet(room.data / "holdout.parquet")
+    code, found = look(room, monkeypatch)
+    distance = found.measurements["distances"]["departs"]
+    assert (code, distance < 0.2) == (1, True)
+    room.set({**SETTINGS, "weight": 0})
+    assert look(room, monkeypatch)[0] == 0
+
+
+def test_the_label_moves_by_itself(room: GateRoom, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another rate of the label fails though no feature moved."""
+    frame(1000, 2).assign(late=1).to_parquet(room.data / "holdout.parquet")
+    code, found = look(room, monkeypatch)
+    assert code == 1
+    assert [f.name for f in found.findings if f.verdict is Verdict.FAIL] == ["late"]
+
+
+def test_predictions_that_can_not_be_compared_are_no_pass(
+    room: GateRoom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One answer for every row, and answers that are no numbers, hide all drift: neither passes."""
+    model(room, 0.0)
+    code, found = look(room, monkeypatch)
+    assert code == 1
+    assert any("different predictions 1 < limit 2" in f.reason for f in found.findings)
+    frame(1000, 2).assign(distance=np.where(np.arange(1000) % 2, 1000.0, np.nan)).to_parquet(
+        room.data / "holdout.parquet"
+    )
+    model(room, 0.001)
+    code, found = look(room, monkeypatch)
+    assert code == 1
+    assert any("holdout: predictions that are no number" in f.reason for f in found.findings)
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda room: (room.build / "importance.json").unlink(), "importance.json is not in"),
+        (lambda room: (room.build / "importance.json").write_text('{"sha'), "importance.json"),
+        (lambda room: (room.build / "importance.json").write_text("{}"), "importance.json"),
+        (lambda room: (room.build / "model" / "model.onnx").write_text("other"), "is of model"),
+        (lambda room: (room.build / "model" / "model.onnx").unlink(), "is of model"),
+        (lambda room: (room.root / "models" / "toy" / "score.py").unlink(), "score.py"),
+        (
+            lambda room: frame(1000, 2).assign(departs="noon").to_parquet(room.data / "holdout.parquet"),
+            "time",
+        ),
+        (lambda room: frame(1000, 2).assign(distance="far").to_parquet(room.data / "holdout.parquet"), "far"),
+        (lambda room: room.set({**SETTINGS, "predictions": -0.1}), "predictions"),
+        (lambda room: room.set({**SETTINGS, "rows": 0}), "rows"),
+        (lambda room: room.set({**SETTINGS, "label": "lates"}), "lates"),
+    ],
+)
+def test_what_can_not_be_looked_at_is_an_error(
+    room: GateRoom, monkeypatch: pytest.MonkeyPatch, damage: Any, says: str
+) -> None:
+    """Without importances of this very model, its code, readable values or sound limits nothing passes."""
+    damage(room)
+    code, found = look(room, monkeypatch)
+    assert code == 3
+    assert any(says in finding.reason for finding in found.findings if finding.verdict is Verdict.ERROR)
+
+
+def test_a_feature_of_unknown_importance_is_an_error(room: GateRoom, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How far a column may move that evaluation did not measure is not known."""
+    monkeypatch.setitem(SHARES, "distance", 0.0)
+    monkeypatch.delitem(SHARES, "distance")
+    model(room, 0.001)
+    code, found = look(room, monkeypatch)
+    assert code == 3
+    assert [f.name for f in found.findings if f.verdict is Verdict.ERROR] == ["distance"]
+
+
+def test_few_values_of_one_column_decide_nothing(room: GateRoom, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A column that is nearly always empty is INCONCLUSIVE, though the sample has rows enough."""
+    sparse = frame(1000, 2)
+    sparse["carrier"] = sparse["carrier"].where(sparse.index < 50)
+    sparse.to_parquet(room.data / "holdout.parquet")
+    code, found = look(room, monkeypatch)
+    assert code == 2
+    assert [f.name for f in found.findings if f.verdict is Verdict.INCONCLUSIVE] == ["carrier"]
+
+
+def test_what_is_not_asked_for_is_told(room: GateRoom, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without limits for label and predictions the gate says that it did not look at them."""
+    room.set({name: value for name, value in SETTINGS.items() if name not in ("label", "predictions")})
+    measured = {**SHARES, "late": 0.0}
+    document = {"artifact": digest_folder(room.build / "model"), "shares": measured}
+    (room.build / "importance.json").write_text(json.dumps(document))
+    code, found = look(room, monkeypatch)
+    assert code == 0
+    assert [f.name for f in found.findings if f.verdict is Verdict.NOT_APPLICABLE] == ["label", "predictions"]
 
 
 @pytest.mark.parametrize(
@@ -83,7 +235,8 @@ def test_one_corrupted_column_fails(
     moved.to_parquet(room.data / "holdout.parquet")
     code, found = look(room, monkeypatch)
     assert code == 1
-    assert [f.name for f in found.findings if f.verdict is Verdict.FAIL] == [column]
+    failed = {f.name for f in found.findings if f.verdict is Verdict.FAIL}
+    assert failed - {"predictions"} == {column}  # the model looks at the distance, and answers otherwise
 
 
 def test_few_rows_are_inconclusive(room: GateRoom, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,7 +244,7 @@ def test_few_rows_are_inconclusive(room: GateRoom, monkeypatch: pytest.MonkeyPat
     frame(100, 2).assign(carrier="UA").to_parquet(room.data / "holdout.parquet")
     code, found = look(room, monkeypatch)
     assert code == 2
-    assert not {f.verdict for f in found.findings} & {Verdict.PASS, Verdict.FAIL}
+    assert Verdict.FAIL not in {f.verdict for f in found.findings}
 
 
 def test_no_rows_are_an_error(room: GateRoom, monkeypatch: pytest.MonkeyPatch) -> None:

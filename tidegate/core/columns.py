@@ -19,17 +19,22 @@ def check_range(name: str, ends: Range | None) -> None:
 
 
 class Column(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What one column may hold; `nulls` is the largest share of nulls, `within` both ends included."""
+    """What one column may hold; `nulls` is the largest share of nulls, `within` both ends included.
+
+    `mean` is where the mean of its known values must lie: other units are in range row by row, and not there.
+    """
 
     type: Literal["text", "int", "number", "flag"]
     nulls: Share = 0.0
     within: Range | None = None
+    mean: Range | None = None
     pattern: str = ""
     among: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse a range that holds nothing."""
         check_range("within", self.within)
+        check_range("mean", self.mean)
 
 
 def is_kind(values: Any, kind: str) -> bool:
@@ -43,6 +48,13 @@ def is_kind(values: Any, kind: str) -> bool:
     if types.is_bool_dtype(values) or not types.is_numeric_dtype(values):
         return False
     return kind == "number" or bool((values.dropna() % 1 == 0).all())
+
+
+def is_numeric(values: Any) -> bool:
+    """Tell whether a column has a mean: it holds numbers, or true and false."""
+    from pandas.api import types
+
+    return bool(types.is_numeric_dtype(values))
 
 
 def broken_rows(frame: Any, columns: Mapping[str, Column]) -> dict[str, int]:

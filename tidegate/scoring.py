@@ -1,0 +1,40 @@
+"""A trained model of this checkout, scored by its own code: models/<package>/features.py and score.py."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from tidegate.errors import NoData
+
+
+def scorer(root: Path, package: str, artifact: Path) -> Callable[[Mapping[str, Any]], Any]:
+    """Return what maps raw columns to the model's answers, one number a row.
+
+    `artifact` is the model's folder. The code is that of `root`, whatever is imported already. Raises NoData
+    when a part is missing; what the model's own code raises is passed on.
+    """
+    for needed in (artifact / "features.json", artifact / "model.onnx"):
+        if not needed.is_file():
+            raise NoData(f"the trained model has no {needed.name}", "Run `dvc repro`.")
+    features, scoring = (_module(root, package, name) for name in ("features", "score"))
+    vocabulary = features.load(artifact / "features.json")
+    opened = scoring.session(artifact / "model.onnx")
+    return lambda columns: scoring.score(opened, features.compute_columns(columns, vocabulary))
+
+
+def _module(root: Path, package: str, name: str) -> ModuleType:
+    path = root / "models" / package / f"{name}.py"
+    if not path.is_file():
+        raise NoData(f"there is no {path.relative_to(root)}", "Restore it from Git.")
+    spec = importlib.util.spec_from_file_location(f"_scored_{package}_{name}", path)
+    if spec is None or spec.loader is None:
+        raise NoData(f"{path.relative_to(root)} is no Python module", "Restore it from Git.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module.__name__] = module  # dataclasses look their module up by its name
+    spec.loader.exec_module(module)
+    return module
