@@ -63,9 +63,7 @@ class Room:
     endpoint: str = ""
     release: str = ""
     arguments: list[str] = field(default_factory=list)  # further options of the gate
-    environment: dict[str, str] = field(
-        default_factory=dict
-    )  # of the gate, which then is a process of its own
+    environment: dict[str, str] = field(default_factory=dict)  # with one, the gate is a process of its own
     closing: ExitStack = field(default_factory=ExitStack)
     shared: dict[str, Any] = field(default_factory=dict)
     lasting: ExitStack = field(default_factory=ExitStack)
