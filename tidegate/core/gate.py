@@ -150,6 +150,29 @@ _WORDS: dict[Word, Verdict] = {
 }
 
 
+def surely_at_most(
+    name: str, observed: Number, interval: tuple[float, float], limit: Number, unit: str = ""
+) -> Finding:
+    """PASS when even the upper end of a number's interval is ≤ limit, FAIL when even the lower end is above.
+
+    Between the two it is INCONCLUSIVE. All in `unit`; a number or an interval that is none is ERROR.
+    """
+    missing = _missing(name, observed, limit)
+    if missing or observed is None or limit is None:
+        return missing or error(name, "no number")
+    low, high = interval
+    if not (math.isfinite(low) and math.isfinite(high) and low <= high):
+        return error(name, f"{name}: no usable interval ({low} to {high})")
+    verdict, sign = Verdict.INCONCLUSIVE, "may be over"
+    if high <= limit:
+        verdict, sign = Verdict.PASS, "≤"
+    elif low > limit:
+        verdict, sign = Verdict.FAIL, ">"
+    seen = f"{show(observed)}{_gap(unit)} ({show(low)} to {show(high)})"
+    text = f"{name} {seen} {sign} limit {show(limit)}{_gap(unit)}"
+    return Finding(name, verdict, float(observed), float(limit), text)
+
+
 def none_of(name: str, failing: Number, total: Number, what: str) -> Finding:
     """PASS when none of `total` things failed; `what` says which things. Zero things are ERROR."""
     if not total:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -245,13 +245,15 @@ METRICS = {
 }
 
 
-def check(named: Mapping[str, float], *, at_least: float = -math.inf) -> None:
-    """Raise ValueError unless each name is a metric's and each number finite and not below `at_least`."""
+def check(
+    named: Mapping[str, float], *, at_least: float = -math.inf, known: Collection[str] = METRICS
+) -> None:
+    """Raise ValueError unless each name is known and each number finite and not below `at_least`."""
     for name, number in named.items():
-        if name not in METRICS:
-            close = difflib.get_close_matches(name, METRICS, n=1)
-            known = f"did you mean `{close[0]}`?" if close else f"known: {', '.join(sorted(METRICS))}"
-            raise ValueError(f"no metric is called `{name}`: {known}")
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            instead = f"did you mean `{close[0]}`?" if close else f"known: {', '.join(sorted(known))}"
+            raise ValueError(f"no metric is called `{name}` ({instead})")
         if not math.isfinite(number) or number < at_least:
             wanted = f"a number from {at_least:g}" if math.isfinite(at_least) else "a finite number"
             raise ValueError(f"`{name}: {number}` is not {wanted}")
