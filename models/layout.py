@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tidegate.documents import read_yaml
+import msgspec
+
+from tidegate import params
+from tidegate.documents import convert
 from tidegate.errors import ConfigError, TidegateError
 
-PARAMETERS = "params.yaml"
 SPLITS = ("train", "holdout", "live")
 
 
@@ -36,25 +38,31 @@ class Layout:
         """The folder that is registered and served; its digest is the model's identity."""
         return self.build / "model"
 
-    def parameters(self, stage: str) -> Mapping[str, Any]:
-        """Return a stage's parameters from params.yaml; raises ConfigError when there are none."""
-        path = self.root / PARAMETERS
-        try:
-            content, _ = read_yaml(path.read_text(), PARAMETERS)
-        except FileNotFoundError as error:
-            raise ConfigError(
-                "is missing", "Run this in the root of the checkout.", where=PARAMETERS
-            ) from error
-        section = ((content or {}).get("models") or {}).get(self.model) or {}
-        if not isinstance(section.get(stage), Mapping):
-            raise ConfigError(f"has no section `models.{self.model}.{stage}`", "Add it.", where=PARAMETERS)
-        found: Mapping[str, Any] = section[stage]
-        return found
+    def parameters(self, stage: str, shape: type[Any] = dict) -> Mapping[str, Any]:
+        """Return a stage's parameters from params.yaml, with the defaults of `shape`, a msgspec Struct.
+
+        Raises ConfigError, with the line, for a section or key that is missing, unknown or of a wrong type.
+        """
+        read = params.load(self.root)
+        read.known(self.model)
+        section = read.document["models"][self.model].get(stage)
+        at = f"$.models.{self.model}.{stage}"
+        if section is None:
+            raise ConfigError(f"has no section `{at.removeprefix('$.')}`", "Add it.", where=params.FILE)
+        found = convert(section, shape, where=params.FILE, lines=read.lines, at=at)
+        checked: Mapping[str, Any] = msgspec.to_builtins(found)
+        return checked
 
 
 def run(stage: Callable[[], None]) -> None:
-    """Run a stage's `main`; an error that was meant is one line on stderr and exit code 1."""
+    """Run a stage's `main`; an error that was meant is one line on stderr.
+
+    Exits with 3 for a file that says what can't be meant, as gates do, else with 1.
+    """
     try:
         stage()
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        sys.exit(3)
     except TidegateError as error:
         sys.exit(str(error))

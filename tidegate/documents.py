@@ -33,6 +33,14 @@ def read_yaml(text: str, where: str) -> tuple[Any, Lines]:
         raise ConfigError(f"has a value that can't be read ({error})", "Correct it.", where=where) from error
 
 
+_SYNTAX = {
+    "mapping values are not allowed here": "a `key:` can't stand here: is a colon missing above, or is it "
+    "indented too far?",
+    "could not find expected ':'": "a colon is missing",
+    "'\\t'": "a tab stands where YAML wants spaces",
+}  # what PyYAML says, in a person's words
+
+
 def _read(text: str, where: str) -> tuple[Any, Lines]:
     try:
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
@@ -45,7 +53,8 @@ def _read(text: str, where: str) -> tuple[Any, Lines]:
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or "is not YAML"
         line = f"{where}:{mark.line + 1}" if mark else where
-        raise ConfigError(str(problem), "Correct the syntax on that line.", where=line) from error
+        said = next((plain for part, plain in _SYNTAX.items() if part in str(problem)), str(problem))
+        raise ConfigError(said, "Correct the syntax there.", where=line) from error
     lines: Lines = {}
     if node is None:
         return None, lines
@@ -218,7 +227,7 @@ def _plainly(text: str, path: str, value: Any, shape: type) -> tuple[str, str]:
     if text == _KEY:
         return f"{text}{inside}", "Write it in quotes."
     if not wrong:
-        return text, f"Correct `{path}`."
+        return text, "" if text.endswith("?") else f"Correct `{path}`."
     wanted = " or ".join(_KINDS.get(kind, kind) for kind in wrong[1].split(" | "))
     rest = re.sub(r", got .*", "", wrong[2]).strip()
     limits = {">=": "at least", "<=": "at most", ">": "more than", "<": "less than"}

