@@ -1,24 +1,34 @@
-"""Does the staging endpoint keep its word? Good rows are answered, bad ones refused by the field's name."""
+"""Does the staging endpoint keep its word: what it publishes, what production promised, and refusals by name?
+
+Of the OpenAPI document that the service publishes, the gate makes requests that are allowed, which must be
+answered as promised, and requests that are not, which must be refused with a 4xx that names the field: wrong
+types, missing and extra fields, NaN, huge numbers, odd texts, 1 MB bodies. No answer may be a 5xx, and none
+may be missing. The document must take what production's takes, and answer what production's answers.
+"""
 
 from __future__ import annotations
 
-import copy
 import json
 import sys
-import uuid
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-import httpx
 import msgspec
 
 from tidegate import gating
-from tidegate.core import gate
-from tidegate.errors import NoData, Unreachable
+from tidegate.adapters import hypothesis
+from tidegate.core import contract, gate, mutations, openapi
+from tidegate.core.breaking import breaking
+from tidegate.core.contract import Answer, Check
+from tidegate.core.exhibits import Table
+from tidegate.core.mutations import Case
+from tidegate.core.verdict import Finding
+from tidegate.endpoint import PREDICT, Endpoint, Silent
+from tidegate.errors import NoData
 
 
-class Case(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Change(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One change to a good row: `field` (dots go into objects) gets `value`, or is left out by `drop`.
 
     `raw` is written into the body as it stands, for what JSON has no value for (NaN).
@@ -29,129 +39,144 @@ class Case(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     drop: bool = False
     raw: str = ""
 
+    def body(self, row: dict[str, Any]) -> bytes:
+        """Return a row's body with the change."""
+        path = self.field.split(".")
+        return mutations.without(row, path) if self.drop else mutations.body(row, path, self.value, self.raw)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.field} left out" if self.drop else f"{self.field} = {self.raw or json.dumps(self.value)}"
+        )
+
 
 class ContractSettings(gating.Settings, frozen=True):
     """The `contract` section: `bad` rows must be refused by name, `tolerated` ones answered by rule."""
 
     rows: int = 50
     timeout: float = 10.0  # seconds for one answer
-    bad: tuple[Case, ...] = ()
-    tolerated: tuple[Case, ...] = ()
+    allowed: int = 100  # requests drawn from the published schema
+    seed: int = 1
+    bad: tuple[Change, ...] = ()
+    tolerated: tuple[Change, ...] = ()
 
 
-_RAW = "a place that `raw` takes"
-
-# What no model can take for a row; whose fault it is, the service may say as it likes.
-BODIES = {
-    "an empty body": b"",
-    "half an object": b'{"a": ',
-    "a list": b"[]",
-    "null": b"null",
-    "not UTF-8": b'"\xff"',
-}
+def published(document: Any, release: str) -> Any:
+    """Return a document, if there is one. Raises NoData."""
+    if document is None:
+        raise NoData(
+            f"{release or 'the endpoint'} publishes no /openapi.json", "Package the model again: `dvc repro`."
+        )
+    return document
 
 
-@dataclass(frozen=True)
-class Answer:
-    """Status 0 is no answer at all."""
-
-    status: int
-    body: Any
-    echoed: bool
-
-
-def body_of(row: dict[str, Any], case: Case) -> bytes:
-    """Return a row's body with one case's change."""
-    result = copy.deepcopy(row)
-    *outer, last = case.field.split(".")
-    place = result
-    for name in outer:
-        place[name] = place.get(name) or {}
-        place = place[name]
-    if case.drop:
-        place.pop(last, None)
-    else:
-        place[last] = _RAW if case.raw else case.value
-    return json.dumps(result).replace(json.dumps(_RAW), case.raw).encode()
+def made_up(schema: Any, rows: Sequence[Any], settings: ContractSettings) -> list[Case]:
+    """Return the requests that are made of the published schema, hostile ones first."""
+    drawn = hypothesis.rows(schema, settings.allowed, settings.seed) if settings.allowed > 0 else []
+    spoilt = mutations.cases(schema, [*rows, *drawn], contract.acceptance())
+    fine = [
+        Case("requests that the schema allows", "one of them", json.dumps(row).encode(), fine=True)
+        for row in drawn
+    ]
+    return [*mutations.hostile(rows[0]), *spoilt, *fine]
 
 
-def describe(case: Case) -> str:
-    """Return what a case does, for a person."""
-    return f"{case.field} left out" if case.drop else f"{case.field} = {case.raw or json.dumps(case.value)}"
+def otherwise(endpoint: Endpoint, row: bytes) -> list[Finding]:
+    """Ask by other methods, which must be refused, and by other content types, which may be answered."""
+    methods = {
+        method: endpoint.ask(PREDICT, row, method=method) for method in ("GET", "PUT", "DELETE", "PATCH")
+    }
+    types = {kind: endpoint.ask(PREDICT, row, kind=kind) for kind in ("text/plain", "application/xml", "")}
+    return [contract.refused("other methods", methods), contract.survived("other content types", types)]
 
 
-class Caller:
-    """Sends bodies with a request id of their own."""
-
-    def __init__(self, endpoint: str, timeout: float) -> None:
-        self._url = f"{endpoint}/predict"
-        self._client = httpx.Client(timeout=timeout)
-        self.answers: list[Answer] = []
-
-    def __call__(self, body: bytes) -> Answer:
-        mine = f"contract-{uuid.uuid4().hex}"
-        headers = {"content-type": "application/json", "x-request-id": mine}
-        try:
-            response = self._client.post(self._url, content=body, headers=headers)
-        except httpx.HTTPError:
-            answer = Answer(0, None, False)
-        else:
-            try:
-                content = response.json()
-            except ValueError:
-                content = None
-            inside = content.get("request_id") if isinstance(content, dict) else None
-            echoed = {response.headers.get("x-request-id"), inside} == {mine}
-            answer = Answer(response.status_code, content, echoed)
-        self.answers.append(answer)
-        return answer
+def configured(
+    endpoint: Endpoint, row: dict[str, Any], settings: ContractSettings, check: Check
+) -> list[Finding]:
+    """Send the model's own bad and tolerated rows."""
+    findings = []
+    if not settings.bad:
+        findings.append(gate.error("bad rows", "no `bad` case is configured: list some in params.yaml"))
+    for change in settings.bad:
+        answer = endpoint.ask(PREDICT, change.body(row))
+        findings.append(gate.refusal(f"bad: {change}", answer.status, contract.blamed(answer), change.field))
+    for change in settings.tolerated:
+        problem = contract.answer_problem(endpoint.ask(PREDICT, change.body(row)), check)
+        findings.append(gate.none_of(f"tolerated: {change}", int(bool(problem)), 1, "rows", problem))
+    return findings
 
 
-def refusals(call: Caller, row: dict[str, Any], cases: tuple[Case, ...]) -> Iterator[Any]:
-    """Send each bad body and row, and yield whether it was refused as it should be."""
-    for name, body in BODIES.items():
-        yield gate.refusal(f"bad: {name}", call(body).status, None, "")
-    for case in cases:
-        answer = call(body_of(row, case))
-        error = answer.body.get("error") if isinstance(answer.body, dict) else None
-        named = error.get("field") if isinstance(error, dict) else None
-        yield gate.refusal(f"bad: {describe(case)}", answer.status, named, case.field)
+def promised(subject: gating.Subject[ContractSettings], document: Any) -> list[Finding]:
+    """Compare the published document with that of production's release, served beside it."""
+    name, release = "OpenAPI against production", subject.production()
+    if release is None:
+        return [gate.not_applicable(name, f"{name}: nothing runs in production yet")]
+    with subject.serve(release) as copy, Endpoint(copy.url, subject.settings.timeout) as other:
+        before = other.document()
+    if before is None:
+        return [gate.not_applicable(name, f"{name}: release {release.id} is older than /openapi.json")]
+    return contract.promise(breaking(before, document), release.id)
+
+
+@dataclass
+class Seen:
+    """What has been seen so far of a service that may stop answering at any moment."""
+
+    findings: list[Finding] = field(default_factory=list)
+    tried: list[tuple[Case, str]] = field(default_factory=list)
+    good: list[Answer] = field(default_factory=list)
+
+
+def ask_all(
+    endpoint: Endpoint, rows: Sequence[Any], cases: Sequence[Case], settings: ContractSettings, check: Check
+) -> Seen:
+    """Send bad requests first, so that the good ones show a service that got over them."""
+    seen = Seen()
+    try:
+        for case in cases:
+            seen.tried.append((case, contract.case_problem(case, endpoint.ask(PREDICT, case.body), check)))
+        seen.findings += configured(endpoint, rows[0], settings, check)
+        seen.findings += otherwise(endpoint, json.dumps(rows[0]).encode())
+        for row in rows:
+            seen.good.append(endpoint.ask(PREDICT, json.dumps(row).encode()))
+    except Silent as problem:
+        seen.findings.append(contract.silent(str(problem)))
+    return seen
 
 
 def look(subject: gating.Subject[ContractSettings]) -> gating.Looked:
-    """Send bad rows first, so that the good ones show a service that got over them."""
+    """Read what the service publishes, hold it to that, and compare it with what production publishes."""
     settings = subject.settings
-    rows = json.loads(subject.built("model/examples.json").read_text())[: settings.rows]
+    rows = json.loads(subject.built("model/examples.json").read_text())[: max(settings.rows, 0)]
     if not rows:
-        raise NoData("examples.json holds no row", "Run `dvc repro`.")
-    call = Caller(subject.endpoint, settings.timeout)
-    findings = list(refusals(call, rows[0], settings.bad))
-    if not settings.bad:
-        findings.append(gate.error("bad rows", "no `bad` case is configured: list some in params.yaml"))
-    for case in settings.tolerated:
-        answer = call(body_of(rows[0], case))
-        problem = gate.answer_problem(answer.status, answer.body)
-        findings.append(
-            gate.none_of(f"tolerated: {describe(case)}", len([problem] * bool(problem)), 1, "rows")
+        raise NoData("examples.json holds no row, or `rows` is none", "Run `dvc repro`, or correct `rows`.")
+    with Endpoint(subject.endpoint, settings.timeout) as endpoint:
+        document = published(endpoint.document(), subject.release)
+        try:
+            check = contract.checker(openapi.answer_schema(document, PREDICT))
+            cases = made_up(openapi.request_schema(document, PREDICT), rows, settings)
+            kept = promised(subject, document)
+        except openapi.Unreadable as problem:
+            raise NoData(f"/openapi.json: {problem}", "Correct services/<model>/schema.py.") from problem
+        seen = ask_all(endpoint, rows, cases, settings, check)
+    problems = [text for one in seen.good if (text := contract.answer_problem(one, check))]
+    first = problems[0] if problems else ""
+    findings = [
+        *kept,
+        *contract.kinds(seen.tried),
+        *seen.findings,
+        gate.none_of("good rows after all that", len(problems), len(seen.good), "rows", first),
+        gate.none_of("request id echoed", endpoint.unechoed, endpoint.answered, "answers"),
+        contract.who(seen.good, subject.release),
+    ]
+    wrong = [(case.kind, case.change, problem) for case, problem in seen.tried if problem]
+    measurements = {"requests": endpoint.asked, "answered": endpoint.answered, "good_rows": len(seen.good)}
+    tables = [
+        Table(
+            "Requests that were not answered as they should be", ("tried", "with", "but"), tuple(wrong[:20])
         )
-    good = [call(json.dumps(row).encode()) for row in rows]
-    problems = [problem for a in good if (problem := gate.answer_problem(a.status, a.body))]
-    findings.append(gate.none_of("good rows", len(problems), len(good), "rows"))
-    if not any(answer.status for answer in call.answers):
-        raise Unreachable(
-            f"{subject.endpoint} did not answer once", "Is the plane up? See `tidegate status`."
-        )
-    unechoed = sum(not answer.echoed for answer in call.answers)
-    findings.append(gate.none_of("request id echoed", unechoed, len(call.answers), "answers"))
-    releases = sorted(
-        {str(a.body["release"]) for a in good if isinstance(a.body, dict) and "release" in a.body}
-    )
-    if subject.release:
-        findings.append(gate.expected("release that answers", releases, [subject.release], "releases"))
-    else:
-        findings.append(gate.within("releases that answer", len(releases), 1, 1))
-    measurements = {"rows": len(good), "bad_cases": len(settings.bad) + len(BODIES), "releases": releases}
-    return gating.Looked(findings, {**measurements, "problems": problems[:5]})
+    ]
+    return gating.Looked(findings, measurements, tables=tables if wrong else ())
 
 
 GATE = gating.Gate(
@@ -159,8 +184,8 @@ GATE = gating.Gate(
     ContractSettings,
     look,
     needs="endpoint",
-    inputs="The staging endpoint, and the request rows of the model's examples.json.",
-    fix="Correct services/<model>/schema.py or service.py.",
+    inputs="The staging endpoint with its /openapi.json, production's Bento, and the rows of examples.json.",
+    fix="Correct services/<model>/schema.py or service.py: callers can't follow a breaking change at once.",
 )
 
 if __name__ == "__main__":

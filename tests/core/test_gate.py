@@ -153,23 +153,3 @@ def test_a_refusal_is_a_4xx_that_blames_the_field(
 ) -> None:
     """Another field, no field, another kind of 4xx, a success or a crash are not the refusal asked for."""
     assert gate.refusal("case", status, named, field).verdict is verdict
-
-
-@pytest.mark.parametrize(
-    ("status", "body", "fine"),
-    [
-        (200, {"probability": 0}, True),
-        (200, {"probability": 1.0}, True),
-        (200, {"probability": 1.01}, False),
-        (200, {"probability": math.nan}, False),
-        (200, {"probability": "0.5"}, False),
-        (200, {"probability": True}, False),
-        (200, {}, False),
-        (200, None, False),
-        (503, {"probability": 0.5}, False),
-        (0, None, False),
-    ],
-)
-def test_a_good_answer_is_a_200_with_a_probability(status: int, body: object, fine: bool) -> None:
-    """Only a 200 with a number from 0 to 1 is without a problem."""
-    assert (gate.answer_problem(status, body) == "") is fine

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,28 +11,75 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from typing import Any
 
-REQUIRED = {"origin": str, "distance": (int, float)}
+NUMBER = {"type": "number", "minimum": 0, "maximum": 5000}
+WEATHER = {"type": "object", "properties": {"temp": {"type": "number"}}, "additionalProperties": False}
+REQUEST = {
+    "type": "object",
+    "properties": {
+        "origin": {"type": "string", "maxLength": 40},
+        "distance": NUMBER,
+        "weather": {"anyOf": [WEATHER, {"type": "null"}]},
+    },
+    "required": ["origin", "distance"],
+    "additionalProperties": False,
+}
+ANSWER = {
+    "type": "object",
+    "properties": {"probability": {"type": "number", "minimum": 0, "maximum": 1}},
+    "required": ["probability"],
+}
+
+
+def document(request: Any = REQUEST, answer: Any = ANSWER) -> dict[str, Any]:
+    """Return what this service publishes."""
+    body = {"required": True, "content": {"application/json": {"schema": request}}}
+    answers = {"200": {"content": {"application/json": {"schema": answer}}}}
+    return {"openapi": "3.1.0", "paths": {"/predict": {"post": {"requestBody": body, "responses": answers}}}}
+
+
+DOCUMENT = document()
+
+
+def blame(row: Any) -> str:
+    """Return the field that is not what it should be, or nothing."""
+    if not isinstance(row, dict):
+        return "body"
+    weather = row.get("weather")
+    if weather is not None and not isinstance(weather, dict):
+        return "weather"
+    unknown = [name for name in row if name not in ("origin", "distance", "weather")]
+    unknown += [f"weather.{name}" for name in weather or {} if name != "temp"]
+    if unknown:
+        return unknown[0]
+    origin, distance = row.get("origin"), row.get("distance")
+    if not isinstance(origin, str) or len(origin) > 40 or "\ud800" in origin:
+        return "origin"
+    if not _number(distance) or not 0 <= distance <= 5000:
+        return "distance"
+    return "weather.temp" if weather and not _number(weather.get("temp", 0)) else ""
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def judge(body: bytes) -> tuple[int, dict[str, Any]]:
     """Answer as a well-kept service of two fields and an optional object `weather` does."""
     try:
-        row = json.loads(body, parse_constant=lambda _: "not a number")
-    except ValueError:
+        if len(body) > 65536:
+            return 413, {"error": {"field": "body", "reason": "is too large"}}
+        row = json.loads(body.decode(), parse_int=float)
+    except (ValueError, RecursionError):
         return 400, {"error": {"field": "body", "reason": "is not JSON"}}
-    if not isinstance(row, dict):
-        return 422, {"error": {"field": "body", "reason": "is no object"}}
-    for name, kind in REQUIRED.items():
-        if not isinstance(row.get(name), kind):
-            return 422, {"error": {"field": name, "reason": "is required"}}
-    if not isinstance((row.get("weather") or {}).get("temp", 0.0), int | float):
-        return 422, {"error": {"field": "weather.temp", "reason": "is no number"}}
+    field = blame(row)
+    if field:
+        return 422, {"error": {"field": field, "reason": "is not what it should be"}}
     return 200, {"probability": 0.25, "release": "aaaaaaaaaaaa", "model_version": "1"}
 
 
 @contextmanager
-def serve(fault: Any = None) -> Iterator[str]:
-    """Serve `POST /toy/predict` and yield the base URL.
+def serve(fault: Any = None, published: Any = DOCUMENT) -> Iterator[str]:
+    """Serve `POST /toy/predict` and `GET /toy/openapi.json` (unless it is empty); yield the base URL.
 
     `fault(count, body, status, answer)` may change a request's answer: it returns status and answer,
     or None to hang up. `count` is the number of the request, from 1.
@@ -44,7 +92,10 @@ def serve(fault: Any = None) -> Iterator[str]:
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers.get("content-length", 0)))
-            status, answer = judge(body) if self.path == "/toy/predict" else (404, {})
+            if self.command != "POST":
+                status, answer = 405, {"error": {"field": "method", "reason": "must be POST"}}
+            else:
+                status, answer = judge(body) if self.path == "/toy/predict" else (404, {})
             answer["request_id"] = self.headers.get("x-request-id", "made-here")
             seen["requests"] += 1
             if fault is not None:
@@ -53,6 +104,17 @@ def serve(fault: Any = None) -> Iterator[str]:
                     self.close_connection = True
                     return
                 status, answer = changed
+            self.send(status, answer)
+
+        do_PUT = do_DELETE = do_PATCH = do_POST  # noqa: N815 - the names are http.server's
+
+        def do_GET(self) -> None:
+            if self.path == "/toy/openapi.json":
+                self.send(200 if published else 404, published or {})
+            else:
+                self.do_POST()
+
+        def send(self, status: int, answer: Any) -> None:
             content = json.dumps(answer).encode()
             self.send_response(status)
             self.send_header("x-request-id", str(answer.get("request_id", "")))

@@ -173,14 +173,18 @@ def surely_at_most(
     return Finding(name, verdict, float(observed), float(limit), text)
 
 
-def none_of(name: str, failing: Number, total: Number, what: str) -> Finding:
-    """PASS when none of `total` things failed; `what` says which things. Zero things are ERROR."""
+def none_of(name: str, failing: Number, total: Number, what: str, first: str = "") -> Finding:
+    """PASS when none of `total` things failed; `what` says which things, `first` how the first of them did.
+
+    Zero things are ERROR.
+    """
     if not total:
         return error(name, f"{name}: there were no {what} to look at")
     found = at_most(name, failing, 0)
     if found.observed is None:
         return found
     reason = f"{name}: {show(found.observed)} of {show(total)} {what} failed, limit 0"  # type: ignore[arg-type]
+    reason += f"; the first: {first}" if first and found.verdict is Verdict.FAIL else ""
     return Finding(name, found.verdict, found.observed, 0.0, reason)
 
 
@@ -204,16 +208,6 @@ def precedes(name: str, last: str | None, first: str | None) -> Finding:
     fine = last < first
     text = f"{name}: train ends at {last}, holdout begins at {first}" + ("" if fine else ": they overlap")
     return Finding(name, Verdict.PASS if fine else Verdict.FAIL, first, last, text)
-
-
-def answer_problem(status: int, body: object) -> str:
-    """Return what is wrong with the answer to a good row, or nothing: 200 and a probability in [0, 1]."""
-    if status != 200:
-        return f"status {status}, wanted 200" if status else "no answer"
-    value = body.get("probability") if isinstance(body, dict) else None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-        return f"probability {value!r}, wanted a number from 0 to 1"
-    return ""
 
 
 def refusal(name: str, status: int, named: object, field: str) -> Finding:
