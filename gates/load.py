@@ -106,7 +106,7 @@ def look(subject: gating.Subject[LoadSettings]) -> gating.Looked:
     measurements = {name: value for part in parts for name, value in part.measurements.items()}
     return gating.Looked(
         [finding for part in parts for finding in part.findings],
-        {**measurements, "users": limits.users, "rows": len(rows)},
+        {**measurements, "users": limits.users, "rows": len(rows), "release": subject.record().id},
         beside.comparisons,
         [_quantiles(lines), climb],
         climbed.tables,
@@ -134,9 +134,8 @@ def _steady(sender: locust.Generator, subject: gating.Subject[LoadSettings]) -> 
     quantiles = {name: percentile(seen.latencies, share) for name, share in QUANTILES.items()}
     times = [gate.at_most(name, quantiles[name], getattr(limits, name), "ms") for name in QUANTILES]
     sample = gate.enough("requests", seen.requests, limits.min_requests)
-    # Failures say something at any number of requests; few requests without one say little.
-    findings = [*gate.hold_back(sample, times), errors]
-    findings.append(gate.at_least("throughput", throughput, limits.min_throughput, "requests/s"))
+    # `errors` is not held back: failures say something at any number of requests.
+    times.append(gate.at_least("throughput", throughput, limits.min_throughput, "requests/s"))
     measured = {
         **quantiles,
         "requests": seen.requests,
@@ -145,7 +144,9 @@ def _steady(sender: locust.Generator, subject: gating.Subject[LoadSettings]) -> 
         "throughput": throughput,
         "generator": {"busy": seen.busy, "late": seen.late},
     }
-    return _Seen(findings, measured, lines={"endpoint": seen.latencies}), _rung(limits.rate, seen)
+    return _Seen(
+        [*gate.hold_back(sample, times), errors], measured, lines={"endpoint": seen.latencies}
+    ), _rung(limits.rate, seen)
 
 
 def _rung(rate: float, seen: locust.Load) -> compare.Rung:
@@ -162,7 +163,8 @@ def _climb(
     rungs = [first]
     while (rate := compare.next_rate(rungs, objective, first=limits.rate, top=climb.top)) is not None:
         url = f"{subject.endpoint}/predict"
-        seen = sender.load(url, users=climb.users, rate=rate, seconds=climb.step, warmup=climb.step / 4)
+        seconds = compare.step_seconds(rate, climb.step)
+        seen = sender.attempt(url, users=climb.users, rate=rate, seconds=seconds, warmup=climb.step / 4)
         rungs.append(_rung(rate, seen))
     found = compare.capacity(rungs, objective)
     processes = wiring.platform(subject.root, "staging").workloads.replicas

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -76,6 +76,21 @@ class StoresSpec(_Spec, frozen=True):
     bentos: str = "{home}/bentoml"
 
 
+class MachineSpec(_Spec, frozen=True):
+    """What an hour of one machine costs, and what it has."""
+
+    per_hour: Annotated[float, msgspec.Meta(gt=0, le=1e6)]
+    cores: Annotated[int, msgspec.Meta(ge=1)] = 1
+    gpus: Annotated[int, msgspec.Meta(ge=0)] = 0
+
+
+class PricesSpec(_Spec, frozen=True):
+    """What machines cost, by name; the `cost` gate's `machine` chooses one."""
+
+    currency: Annotated[str, msgspec.Meta(min_length=1)] = "USD"
+    machines: dict[str, MachineSpec] = {}
+
+
 class Platform(_Spec, frozen=True):
     """Where an environment runs: envs/platform.yaml, then envs/<env>/platform.yaml over it."""
 
@@ -86,6 +101,7 @@ class Platform(_Spec, frozen=True):
     repository: RepositorySpec = RepositorySpec()
     forge: ForgeSpec = ForgeSpec()
     stores: StoresSpec = StoresSpec()
+    prices: PricesSpec = PricesSpec()
 
 
 class Rejection(_Spec, frozen=True):

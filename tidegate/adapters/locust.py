@@ -88,15 +88,19 @@ class Generator:
         `rate` is requests a second over all users; 0 means as fast as answers come. Raises Unreachable when
         nothing answered at all, NoData when no request was made, PlatformError when Locust went wrong.
         """
-        _reach(url)
-        step = {"kind": "load", "urls": [url], "users": users, "rate": rate, "seconds": seconds}
-        load = Load(**self._ask({**step, "warmup": warmup}, seconds + warmup))
+        load = self.attempt(url, users=users, rate=rate, seconds=seconds, warmup=warmup)
         if not load.requests:
             raise NoData(f"no request was made to {url}", "Raise `duration` or `rate`.")
         if load.unanswered == load.requests:
             first = next(iter(load.reasons), "no answer")
             raise Unreachable(f"none of {load.requests} requests to {url} was answered: {first}", "Is it up?")
         return load
+
+    def attempt(self, url: str, *, users: int, rate: float, seconds: float, warmup: float = 0.0) -> Load:
+        """Send what `load` sends; that nothing came of it is an answer, too, if somebody listens."""
+        _reach(url)
+        step = {"kind": "load", "urls": [url], "users": users, "rate": rate, "seconds": seconds}
+        return Load(**self._ask({**step, "warmup": warmup}, seconds + warmup))
 
     def turns(
         self,

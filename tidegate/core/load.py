@@ -243,6 +243,11 @@ def next_rate(
     return None if between >= halvings or bad / good < 1.1 else math.sqrt(good * bad)
 
 
+def step_seconds(rate: float, step: float) -> float:
+    """Return how long to try a rate: `step` seconds, and longer (five times at most) for twenty requests."""
+    return min(max(step, 20 / rate), 5 * step)
+
+
 def _doubled(rate: float, first: float, top: float) -> bool:
     steps = math.log2(rate / first)
     return rate == top or abs(steps - round(steps)) < 1e-9
@@ -285,20 +290,9 @@ def capacity(rungs: Sequence[Rung], objective: Objective) -> Capacity:
 
 
 def enough_capacity(name: str, found: Capacity, minimum: float) -> Finding:
-    """Is the highest rate at least `minimum`? What the generator could not send is INCONCLUSIVE, not FAIL."""
+    """Is the highest rate at least `minimum`? If not, and nobody asked for more: INCONCLUSIVE."""
     told = gate.at_least(name, found.rate, minimum, "requests/s")
     verdict = told.verdict
-    if verdict is Verdict.FAIL and found.limit == "generator":
+    if verdict is Verdict.FAIL and found.limit != "service":
         verdict = Verdict.INCONCLUSIVE
     return Finding(name, verdict, told.observed, told.limit, f"{told.reason}: {found.words}")
-
-
-# ---------------------------------------------------------------- cost
-def cost_per_thousand(rate: float, per_hour: float, processes: float, utilisation: float) -> float:
-    """Return the price of a thousand predictions, in the currency of `per_hour`.
-
-    `rate` is what one process carries, requests a second; a machine runs `processes` of them and is used by
-    `utilisation` of what it could carry, on average. NaN when anything is not above zero.
-    """
-    carried = rate * processes * utilisation * 3600
-    return 1000 * per_hour / carried if carried > 0 and per_hour >= 0 else math.nan
