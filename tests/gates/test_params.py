@@ -1,0 +1,122 @@
+"""params.yaml: whatever nothing reads is refused, with its line and what was probably meant."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tidegate import gating, params
+from tidegate.errors import ConfigError, NoData
+
+ROOT = Path(__file__).parents[2]
+TEXT = """\
+models:
+  toy:
+    package: toy
+    prepare: {seed: 1}
+    gates:
+      probe: {limit: 1}
+  bare:
+gates:
+  probe: {limit: 3}
+  other: {}
+"""
+GATES = ("probe", "other")
+PIPELINE = "stages:\n  tune:\n    foreach: ${models}\n    do:\n      params: ['models.${key}.tune']\n"
+
+
+def said(text: str, pipeline: str = "") -> str:
+    """What is said of a params.yaml."""
+    with pytest.raises(ConfigError) as caught:
+        params.read(text, gates=GATES, pipeline=pipeline)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("      probe: {limit: 1}", "      prob: {limit: 1}", ":6: no gate is called `prob`: there is no"),
+        (
+            "  other: {}",
+            "  othr: {}",
+            ":10: no gate is called `othr`: there is no gates/othr.py.",
+        ),
+        (
+            "    gates:\n      probe",
+            "    gatez:\n      probe",
+            ":5: unknown key `gatez`. Did you mean `gates`",
+        ),
+        ("prepare", "prepair", ":4: unknown key `prepair`. Did you mean `prepare`?"),
+        ("gates:\n  probe", "gatse:\n  probe", ":8: unknown key `gatse`. Did you mean `gates`?"),
+        ("models:\n", "model:\n", ":1: unknown key `model`. Did you mean `models`?"),
+        ("models:\n", "models\n", ":2: a `key:` can't stand here: is a colon missing above"),
+        ("  bare:", "  bare: 3", ":7: model `bare` must be a mapping"),
+        ("  bare:", "  bare: [a]", ":7: model `bare` must be a mapping"),
+        ("  bare:", "  2013:", "the key `2013` of `models` is no text"),
+        ("  probe: {limit: 3}", "  probe: 3", ":9: gate `probe` must be a mapping"),
+        ("limit: 3", "limit: .nan", ":9: `gates.probe.limit` is nan, no number to compare with"),
+        ("limit: 1}", "limit: [-.inf]}", ":6: `models.toy.gates.probe.limit[0]` is -inf"),
+        ("  other: {}", "  probe: {}", ":10: `probe` is given twice"),
+    ],
+)
+def test_what_nothing_reads_is_refused(old: str, new: str, says: str) -> None:
+    """A misspelt section, a wrong shape and a number that is none are one line, with the line in the file."""
+    assert old in TEXT
+    assert says in said(TEXT.replace(old, new, 1))
+
+
+def test_a_file_without_models() -> None:
+    """An empty file, and one of something else, is refused."""
+    assert said("") == "params.yaml: no model is named under `models:`. Add one."
+    assert said("models: {}\n") == "params.yaml:1: no model is named under `models:`. Add one."
+    assert "the file must be a mapping" in said("- a\n")
+
+
+def test_a_section_that_the_pipeline_reads_is_fine() -> None:
+    """A model may have stages of its own: what dvc.yaml names has a reader."""
+    text = TEXT.replace("    prepare:", "    tune: {trials: 3}\n    prepare:")
+    assert "unknown key `tune`" in said(text)
+    assert params.read(text, gates=GATES, pipeline=PIPELINE).models == ("toy", "bare")
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    """It says how to get it back."""
+    with pytest.raises(NoData, match="git checkout"):
+        params.load(tmp_path)
+
+
+class Probe(gating.Settings, frozen=True):
+    """The `probe` section."""
+
+    limit: float
+    rows: int = 5
+
+
+def test_a_key_is_blamed_where_it_is_written() -> None:
+    """In a model's own section, or in the shared one; a setting may be in either alone."""
+    read = params.read(TEXT, gates=GATES)
+    assert read.settings("probe", "toy", Probe) == Probe(1)
+    assert read.settings("probe", "bare", Probe) == Probe(3)
+    values = read.values("probe", "toy", Probe(1), "gates/probe.py")
+    assert [(one.path, one.where) for one in values] == [
+        ("limit", "params.yaml:6"),
+        ("rows", "gates/probe.py (its default)"),
+    ]
+    for old, line in (("{limit: 1}", 6), ("{limit: 3}", 9)):
+        text = TEXT.replace(old, old.replace("}", ", row: 2}"))
+        with pytest.raises(ConfigError, match=rf"params.yaml:{line}: unknown key `row`. Did you mean `rows`"):
+            params.read(text).settings("probe", "toy", Probe)
+    only_here = TEXT.replace("probe: {limit: 3}", "probe: {rows: 9}")
+    assert params.read(only_here).settings("probe", "toy", Probe) == Probe(1, 9)
+    with pytest.raises(ConfigError, match=r"params.yaml:9: `limit` is missing in `probe`. Add it."):
+        params.read(only_here).settings("probe", "bare", Probe)
+
+
+def test_this_repositorys_file_holds_for_each_of_its_gates() -> None:
+    """Every gate of gates/ has a section for each model, with settings that it takes."""
+    read = params.load(ROOT, gating.names(ROOT))
+    for model in read.models:
+        for name in gating.names(ROOT):
+            read.settings(name, model, gating.load(ROOT, name).settings)
