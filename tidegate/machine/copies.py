@@ -25,16 +25,17 @@ from tidegate.errors import PlatformError
 from tidegate.machine.processes import free_ports
 
 PATIENCE = 60.0  # seconds to ready
+GRACE = 15.0  # seconds to end in, when asked to
 
 # Ends process $1 and removes folders $2 and $3 when its standard input ends, which a pipe does with the
-# process that holds the other end, whatever killed that.
+# process that holds the other end, whatever killed that. A zombie that nobody buries is waited for in vain.
 _GUARD = """
 trap '' HUP INT TERM
-read -r _
+read -r line
 kill -TERM "$1" 2>/dev/null
+rm -rf -- "$2" "$3"
 for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15; do kill -0 "$1" 2>/dev/null || break; sleep 1; done
 kill -KILL "$1" 2>/dev/null
-rm -rf -- "$2" "$3"
 """
 
 
@@ -108,7 +109,7 @@ def _guarded(pid: int, *folders: str) -> Iterator[None]:
 def _end(process: subprocess.Popen[bytes]) -> None:
     process.terminate()
     try:
-        process.wait(timeout=15)
+        process.wait(timeout=GRACE)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
