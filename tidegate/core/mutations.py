@@ -78,19 +78,23 @@ def cases(schema: Mapping[str, Any], rows: Sequence[Row], accepts: Accepts) -> I
     for number, place in enumerate(places(schema) if rows else ()):
         yield from _fields(place, _suited(rows, place.path, number), accepts)
     for number, path in enumerate(_closed(schema) if rows else ()):
-        yield from _extras(path, _suited(rows, (*path, ""), number))
+        yield from _extras(path, _suited(rows, path, number))
 
 
 def _suited(rows: Sequence[Row], path: tuple[str, ...], number: int) -> Row:
-    """Return the next row in which the object around a field is known; any row where there is none."""
-
-    def known(row: Any) -> bool:
-        for name in path[:-1]:
-            row = row.get(name) if isinstance(row, Mapping) else None
-        return isinstance(row, Mapping)
-
+    """Return the next row in which what lies at `path` is known, or else the object around it; else any."""
     turned = [*rows[number % len(rows) :], *rows[: number % len(rows)]]
-    return next(filter(known, turned), turned[0])
+    for wanted in (path, path[:-1]):
+        for row in turned:
+            if _known(row, wanted):
+                return row
+    return turned[0]
+
+
+def _known(row: Any, path: tuple[str, ...]) -> bool:
+    for name in path:
+        row = row.get(name) if isinstance(row, Mapping) else None
+    return row is not None
 
 
 def _fields(place: Place, row: Row, accepts: Accepts) -> Iterator[Case]:
@@ -160,6 +164,20 @@ def _alternatives(schema: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 
 def _objects(schema: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     return (one for one in _alternatives(schema) if "properties" in one)
+
+
+def edges(schema: Mapping[str, Any], rows: Sequence[Row], accepts: Accepts) -> Iterator[tuple[str, bytes]]:
+    """Yield allowed requests: without each optional field, with null for it, at both ends of each range."""
+    for number, place in enumerate(places(schema) if rows else ()):
+        row = _suited(rows, place.path, number)
+        if not place.required:
+            yield f"without {place.name}", without(row, place.path)
+        if accepts(place.schema, None):
+            yield f"{place.name} null", body(row, place.path, None)
+        for kind in _alternatives(place.schema):
+            for key in ("minimum", "maximum"):
+                if key in kind and accepts(place.schema, kind[key]):
+                    yield f"{place.name} {kind[key]}", body(row, place.path, kind[key])
 
 
 # ---------------------------------------------------------------- bodies
