@@ -37,7 +37,7 @@ from tidegate.files import digest_file, digest_folder, write_atomic
 from tidegate.plumbing import git
 
 AGAIN = "Run `dvc repro`, which does it all in order."
-REQUIRED_GATES = ("data", "drift", "quality")  # a pipeline may add gates; it can't do with fewer
+REQUIRED_GATES = ("data", "drift", "quality", "slices")  # a pipeline may add gates; it can't do with fewer
 ADDED = "added"  # the folder of the reports of gates that a user added
 
 

@@ -28,7 +28,7 @@ from tidegate.packaging import pipeline_digest
 from tidegate.testing import FakeRegistry
 
 ROOT = Path(__file__).parents[2]
-GATES = ("data", "drift", "quality", "added")
+GATES = ("data", "drift", "quality", "slices", "added")
 
 
 # ---------------------------------------------------------------- dvc.yaml
