@@ -19,7 +19,7 @@ from pathlib import Path
 import msgspec
 
 from tidegate.config import Home
-from tidegate.errors import NoData
+from tidegate.errors import Fatal, NoData
 from tidegate.selftest import runner
 from tidegate.selftest.runner import Result, Suite
 from tidegate.selftest.worker import Line, Task
@@ -84,6 +84,8 @@ class Crew:
         log = folder / f"{one.gate}.log"
         with self._worker(one.gate, folder, log) as worker:
             for line in _lines(worker, self.patience):
+                if line.fault not in expected:
+                    raise Fatal(f"the faults of {one.gate} changed while they were tried", "Try again.")
                 result = Result(one.gate, line.fault, line.verdict, expected[line.fault], line.reason)
                 found[line.fault] = result
                 self.tell(result)

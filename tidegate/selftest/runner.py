@@ -19,6 +19,7 @@ from typing import Any
 from tidegate import gating, report
 from tidegate.config import Home
 from tidegate.core.verdict import Verdict
+from tidegate.errors import ConfigError
 from tidegate.selftest.room import Fault, Room
 
 CONTROL = "nothing broken"
@@ -64,7 +65,10 @@ class Result:
 
 
 def suite(root: Path, gate: str) -> Suite:
-    """Return a gate's faults: of tidegate/selftest/, or of the gate's own script where it is a user's."""
+    """Return a gate's faults: of tidegate/selftest/, or of the gate's own script where it is a user's.
+
+    Raises ConfigError for two of one name.
+    """
     name = f"tidegate.selftest.{gate.replace('-', '_')}"
     if gate in gating.BUILTIN:
         if importlib.util.find_spec(name) is None:
@@ -73,9 +77,14 @@ def suite(root: Path, gate: str) -> Suite:
     else:
         gating.load(root, gate)
         module = importlib.import_module(f"gates.{gate.replace('-', '_')}")
+    faults = tuple(getattr(module, "FAULTS", ()))
+    named = [CONTROL, *(fault.name for fault in faults)]
+    twice = {name for name in named if named.count(name) > 1}
+    if twice:
+        raise ConfigError(f"gate `{gate}` has two faults called `{min(twice)}`", "Rename one.")
     return Suite(
         gate,
-        tuple(getattr(module, "FAULTS", ())),
+        faults,
         getattr(module, "QUICK", {}),
         getattr(module, "prepare", lambda room: None),
         getattr(module, "CONTROL", Verdict.PASS),
