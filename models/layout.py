@@ -38,7 +38,7 @@ class Layout:
         """The folder that is registered and served; its digest is the model's identity."""
         return self.build / "model"
 
-    def parameters(self, stage: str, shape: type[Any] = dict) -> Mapping[str, Any]:
+    def parameters(self, stage: str, shape: type[Any]) -> Mapping[str, Any]:
         """Return a stage's parameters from params.yaml, with the defaults of `shape`, a msgspec Struct.
 
         Raises ConfigError, with the line, for a section or key that is missing, unknown or of a wrong type.

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -25,6 +26,22 @@ from tidegate.core import importance, scores
 from tidegate.files import digest_folder
 
 ROC_POINTS = 200
+Count = Annotated[int, msgspec.Meta(ge=1)]
+
+
+class Importance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """So many rows of the holdout, of which each raw column is shuffled `repeats` times, by `seed`."""
+
+    rows: Count
+    repeats: Count
+    seed: Annotated[int, msgspec.Meta(ge=0)]
+
+
+class Parameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The section `evaluate`: `bins` of the calibration curve and of the distribution of probabilities."""
+
+    bins: Count
+    importance: Importance
 
 
 def measure(late: np.ndarray, probability: np.ndarray) -> dict[str, float]:
@@ -96,7 +113,7 @@ def depends_on(
 def main() -> None:
     """Score, measure and write."""
     layout = Layout("flight-delay")
-    parameters = layout.parameters("evaluate")
+    parameters = layout.parameters("evaluate", Parameters)
     bins = parameters["bins"]
     holdout = pd.read_parquet(layout.data("holdout"))
     vocabulary = features.load(layout.artifact / "features.json")
