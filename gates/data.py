@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from tidegate import gating
+from tidegate import frames, gating
 from tidegate.core import columns as content
 from tidegate.core import gate, leakage
 from tidegate.core.exhibits import Chart, Series, Table
@@ -178,10 +178,8 @@ def volume(subject: gating.Subject[DataSettings], rows: Mapping[str, int]) -> li
 
 def look(subject: gating.Subject[DataSettings]) -> gating.Looked:
     """Look at the train and holdout splits."""
-    import pandas as pd
-
     settings = subject.settings
-    splits = {split: pd.read_parquet(subject.data(split)) for split in SPLITS}
+    splits = {split: frames.read(subject.data(split)) for split in SPLITS}
     rows = {split: len(frame) for split, frame in splits.items()}
     findings = [found for split, frame in splits.items() for found in look_at(split, frame, settings)]
     if not all(rows.values()):

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from tidegate import gating, scoring
+from tidegate import frames, gating, scoring
 from tidegate.adapters.evidently import METHODS, Kind, distances
 from tidegate.core import gate, importance
 from tidegate.core.exhibits import Chart, Series, Table
@@ -74,7 +74,7 @@ class Row:
 
 
 def wanted(settings: DriftSettings, names: list[str], shares: Mapping[str, float]) -> list[Row]:
-    """Return what is to be compared: columns by importance, then the label, then the predictions.
+    """Return what is to be compared: columns by importance, then the label.
 
     A feature whose importance is not known has the limit NaN, which nothing keeps.
     """
@@ -86,8 +86,6 @@ def wanted(settings: DriftSettings, names: list[str], shares: Mapping[str, float
         share = None if name == settings.label else shares.get(name, math.nan)
         limit = importance.limit(spec.limit, share or 0.0, len(shares), settings.weight)
         found.append(Row(name, share, kind, spec.limit, limit))
-    if settings.predictions is not None:
-        found.append(Row(PREDICTIONS, None, "number", settings.predictions, settings.predictions))
     return found
 
 
@@ -108,18 +106,25 @@ def comparable(frame: Any, settings: DriftSettings) -> Any:
     return result
 
 
-def answers(known: Mapping[str, Any]) -> list[Finding]:
-    """Return whether the model's answers can be compared at all: numbers, and not one for every row."""
+def answers(predict: Predict, reference: Any, current: Any) -> tuple[list[Finding], Mapping[str, Any] | None]:
+    """Return the model's answers to both, unless they can't be compared, and the findings that say so.
+
+    They must be numbers, and not one for every row.
+    """
     import numpy as np
 
+    try:
+        known = {split: predict(frame) for split, frame in (("train", reference), ("holdout", current))}
+    except Exception as problem:  # the model's own code: what it raises is as various as it is
+        text = f"the model can't be scored on these rows: {type(problem).__name__}: {problem}"
+        return [gate.error(PREDICTIONS, text)], None
     found = []
     for split, values in known.items():
         numbers = np.asarray(values, dtype=np.float64)
         wrong = int((~np.isfinite(numbers)).sum())
         found.append(gate.none_of(f"{split}: {PREDICTIONS} that are no number", wrong, len(numbers), "rows"))
-        distinct = len(np.unique(numbers))
-        found.append(gate.at_least(f"{split}: different {PREDICTIONS}", distinct, 2))
-    return found
+        found.append(gate.at_least(f"{split}: different {PREDICTIONS}", len(np.unique(numbers)), 2))
+    return found, None if any(one.verdict.holds_back for one in found) else known
 
 
 def judge(
@@ -136,22 +141,31 @@ def judge(
     names = [name for name in current if name not in settings.ignore]
     findings = [gate.expected("columns with a limit", names, list(settings.columns), "columns")]
     rows = wanted(settings, names, shares)
-    if not settings.label:
-        findings.append(gate.not_applicable("label", "params.yaml names no `label` in `drift`"))
-    elif settings.label not in {row.name for row in rows}:
-        findings.append(gate.error("label", f"the label `{settings.label}` is not among what was compared"))
     old, new = comparable(reference, settings), comparable(current, settings)
-    if predict is None:
+    findings += labelled(settings, rows)
+    if predict is None or settings.predictions is None:
         findings.append(gate.not_applicable(PREDICTIONS, "params.yaml has no `predictions` limit in `drift`"))
     else:
-        old[PREDICTIONS], new[PREDICTIONS] = predict(reference), predict(current)
-        findings += answers({"train": old[PREDICTIONS], "holdout": new[PREDICTIONS]})
+        said, known = answers(predict, reference, current)
+        findings += said
+        if known is not None:
+            old[PREDICTIONS], new[PREDICTIONS] = known["train"], known["holdout"]
+            rows.append(Row(PREDICTIONS, None, "number", settings.predictions, settings.predictions))
     found = distances(new, old, {row.name: (row.kind, row.limit) for row in rows})
     for row in rows:
         values = min(int(frame[row.name].notna().sum()) for frame in (old, new))
         enough = gate.enough(f"{row.name}: values", values, settings.min_values)
         findings += gate.hold_back(enough, [gate.at_most(row.name, found[row.name], row.limit)])[1:]
     return findings, rows, found
+
+
+def labelled(settings: DriftSettings, rows: list[Row]) -> list[Finding]:
+    """Return why the label is not among what is compared, where it is not."""
+    if not settings.label:
+        return [gate.not_applicable("label", "params.yaml names no `label` in `drift`")]
+    if settings.label not in {row.name for row in rows}:
+        return [gate.error("label", f"the label `{settings.label}` is not among what was compared")]
+    return []
 
 
 def shown(rows: list[Row], found: Mapping[str, float]) -> tuple[Table, Chart]:
@@ -184,18 +198,16 @@ def importances(subject: gating.Subject[DriftSettings]) -> dict[str, float]:
 
 def look(subject: gating.Subject[DriftSettings]) -> gating.Looked:
     """Compare the holdout with the train split."""
-    import pandas as pd
-
     settings = subject.settings
-    frames = {split: pd.read_parquet(subject.data(split)) for split in ("train", "holdout")}
-    reference, current = (sample(frame, settings) for frame in frames.values())
+    splits = {split: frames.read(subject.data(split)) for split in ("train", "holdout")}
+    reference, current = (sample(frame, settings) for frame in splits.values())
     taken = {
-        "train": [len(reference), len(frames["train"])],
-        "holdout": [len(current), len(frames["holdout"])],
+        "train": [len(reference), len(splits["train"])],
+        "holdout": [len(current), len(splits["holdout"])],
     }
     smaller = gate.enough("rows sampled", min(len(reference), len(current)), settings.min_rows)
-    if reference.empty or current.empty:
-        return gating.Looked([smaller], {"rows": taken})
+    if smaller.verdict.holds_back:
+        return gating.Looked([smaller], {"rows": taken, "seed": settings.seed})
     shares = importances(subject)
     scored = settings.predictions is not None
     predict = scoring.scorer(subject.root, subject.package, subject.built("model")) if scored else None
@@ -207,7 +219,7 @@ def look(subject: gating.Subject[DriftSettings]) -> gating.Looked:
         "methods": {row.name: METHODS[row.kind] for row in rows},
         "distances": found,
     }
-    return gating.Looked(gate.hold_back(smaller, findings), measurements, (), [chart], [table])
+    return gating.Looked([smaller, *findings], measurements, (), [chart], [table])
 
 
 GATE = gating.Gate(

@@ -21,8 +21,8 @@ def distances(current: Any, reference: Any, columns: Mapping[str, tuple[Kind, fl
     """Return column → distance of `current` from `reference` (data frames), by each column's method.
 
     `columns` maps a column to its kind and its limit; the limit only colours Evidently's own tests,
-    which must agree with it. Raises NoData for an empty sample or a column without any value, and
-    ConfigError for a column that one of the samples lacks.
+    which must agree with it. Raises NoData for an empty sample, a column without any value or one that holds
+    no numbers where it should, and ConfigError for a column that one of the samples lacks.
     """
     for name in columns:
         for role, frame in (("current", current), ("reference", reference)):
@@ -59,7 +59,14 @@ def _snapshot(current: Any, reference: Any, columns: Mapping[str, tuple[Kind, fl
 
 def _typed(frame: Any, columns: Mapping[str, tuple[Kind, float]]) -> Any:
     kinds = {"number": "float64", "category": "object"}
-    return frame.astype({name: kinds[kind] for name, (kind, _) in columns.items()})
+    result = frame.copy()
+    for name, (kind, _) in columns.items():
+        try:
+            result[name] = frame[name].astype(kinds[kind])
+        except (TypeError, ValueError) as problem:
+            text = f"column `{name}` holds what is no number: {problem}"
+            raise NoData(text, "Look at the data gate.") from problem
+    return result
 
 
 def _read(document: Mapping[str, Any], names: list[str]) -> dict[str, float]:
