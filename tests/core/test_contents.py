@@ -17,7 +17,7 @@ from typing import Any
 import joblib
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.builders import tiny_model
@@ -45,6 +45,7 @@ def test_a_pickle_of_every_protocol_is_seen(value: Any, protocol: int) -> None:
     assert "pickle" in pickled(pickle.dumps(value, protocol) + (b"" if protocol < 2 else b"rubbish"))
 
 
+@settings(max_examples=30)
 @given(
     st.recursive(st.none() | st.booleans() | st.integers() | st.text(), st.lists),
     st.sampled_from([2, 3, 4, 5]),
