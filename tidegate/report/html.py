@@ -7,13 +7,25 @@ from __future__ import annotations
 
 import html as std
 import itertools
-import re
 from collections.abc import Iterator
 
 from tidegate.core.verdict import Verdict
 from tidegate.report import plots
 from tidegate.report.markdown import MARKS
-from tidegate.report.page import Block, Code, Fold, Grid, Link, Page, Plot, Section, Shown, Strong, Words
+from tidegate.report.page import (
+    Block,
+    Code,
+    Fold,
+    Grid,
+    Link,
+    Page,
+    Plot,
+    Section,
+    Shown,
+    Strong,
+    Words,
+    visible,
+)
 
 STYLE = """
 :root { color-scheme: light dark;
@@ -34,7 +46,7 @@ table { border-collapse: collapse; font-size: .875rem; overflow-wrap: normal; }
 caption { text-align: left; font-weight: 600; padding: .3rem 0; }
 th, td { border: 1px solid var(--line); padding: .3rem .6rem; text-align: left; vertical-align: top; }
 th { background: var(--tint); font-weight: 600; }
-td { min-width: 3.5rem; max-width: 28rem; }
+td { max-width: 28rem; }
 td.long { min-width: 13rem; }
 .right { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 code, pre { font: .85em ui-monospace, "SF Mono", Menlo, Consolas, monospace; }
@@ -48,6 +60,7 @@ figure { margin: .5rem 0; max-width: 34rem; }
 figcaption { font-weight: 600; font-size: .875rem; margin-bottom: .2rem; }
 svg { width: 100%; height: auto; display: block; color: var(--ink); font-family: inherit; }
 svg text { font-family: inherit !important; }
+h1 > span { color: var(--ink); }
 .PASS, .better { color: var(--good); } .FAIL, .ERROR, .worse { color: var(--bad); }
 .INCONCLUSIVE, .cannot-tell { color: var(--unsure); } .NOT_APPLICABLE { color: var(--none); }
 .verdict { font-weight: 600; white-space: nowrap; }
@@ -61,19 +74,23 @@ class Element(str):
 
 def element(name: str, *children: str, **attributes: str) -> Element:
     """Return `<name>` around its children; those that are not elements are escaped. `cls` means class."""
-    told = "".join(f' {key.replace("cls", "class")}="{std.escape(v)}"' for key, v in attributes.items() if v)
+    told = "".join(
+        f' {key.replace("cls", "class")}="{std.escape(visible(v))}"' for key, v in attributes.items() if v
+    )
     return Element(f"<{name}{told}>{join(*children)}</{name}>")
 
 
 def join(*children: str) -> Element:
     """Return children side by side, escaped unless they are elements."""
-    return Element("".join(c if isinstance(c, Element) else std.escape(_visible(c)) for c in children))
+    return Element(
+        "".join(c if isinstance(c, Element) else std.escape(visible(c, keep_lines=True)) for c in children)
+    )
 
 
 def draw(page: Page) -> str:
     """Return a page as a whole HTML document; the same page gives the same bytes."""
     numbers = itertools.count(1)
-    head = element("h1", *_words(page.line), cls=str(page.verdict))
+    head = element("h1", element("span", *_words(page.line)), cls=str(page.verdict))
     sections = [_section(section, numbers) for section in page.sections]
     style = Element(f"<style>{STYLE}</style>")
     title = element("title", page.title)
@@ -146,13 +163,3 @@ def _shown(part: Shown) -> str:
     if isinstance(part, Code):
         return element("code", part.text) if part.text else "–"
     return part.text if isinstance(part, Link) else part
-
-
-_HIDDEN = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
-)
-
-
-def _visible(raw: str) -> str:
-    """Leave out control characters, and those that turn the direction of reading."""
-    return _HIDDEN.sub(" ", raw)

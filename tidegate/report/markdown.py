@@ -28,11 +28,12 @@ from tidegate.report.page import (
     Verbatim,
     Words,
     one,
+    visible,
 )
 
 LIMIT = 64_000  # characters; GitHub takes 65,536, and the forge's own marker needs a few
 MOST_IN_CELL = 400
-MOST_CHARTS = 12  # each is drawn by the reader's browser
+MOST_NOTE = 700  # characters kept free to say what is left out
 MARKS = {
     Verdict.NOT_APPLICABLE: "➖",
     Verdict.PASS: "✅",
@@ -78,21 +79,22 @@ def draw(page: Page, limit: int = LIMIT) -> str:
     """
     head = _words(page.line)
     pieces = [piece for place, section in enumerate(page.sections) for piece in _pieces(section, place)]
+    kept = sorted(pieces, key=lambda piece: piece.rank)
     left: list[_Piece] = []
-    while True:
-        text = _join(head, pieces, left)
-        if length(text) <= limit or not pieces:
-            return text if length(text) <= limit else _hard(head, limit)
-        last = max(pieces, key=lambda piece: piece.rank)
-        pieces.remove(last)
-        left.append(last)
+    total = length(head) + sum(length(piece.text) + 2 for piece in pieces) + 1
+    while total > limit and kept:
+        total += MOST_NOTE * (not left) - length(kept[-1].text) - 2
+        left.append(kept.pop())
+    ranks = {piece.rank for piece in kept}
+    text = _join(head, [piece for piece in pieces if piece.rank in ranks], left)
+    return text if length(text) <= limit else _hard(head, limit)
 
 
 def _join(head: str, pieces: Sequence[_Piece], left: Sequence[_Piece]) -> str:
     parts = [head, *(piece.text for piece in pieces)]
     if left:
         names = list(dict.fromkeys(piece.name for piece in reversed(left)))
-        shown = ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
+        shown = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
         parts.append(f"✂️ Left out for want of room: {text(shown)}. The whole page is report.html.")
     return "\n\n".join(parts) + "\n"
 
@@ -169,25 +171,16 @@ def _cell(cell: Shown) -> str:
 def _fence(raw: str) -> str:
     longest = max((len(run) for run in re.findall(r"`+", raw)), default=0)
     ticks = "`" * max(3, longest + 1)
-    return f"{ticks}json\n{_visible(raw, keep_lines=True)}\n{ticks}"
+    return f"{ticks}json\n{visible(raw, keep_lines=True)}\n{ticks}"
 
 
 # ---------------------------------------------------------------- escaping
-_HIDDEN = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
-)
 _GAP = "\u200b"  # shows as nothing, and keeps two characters from meaning something together
-
-
-def _visible(raw: str, *, keep_lines: bool = False) -> str:
-    """Return a text without control characters, and without those that turn the direction of reading."""
-    clean = _HIDDEN.sub(lambda match: "\n" if keep_lines and match[0] == "\n" else " ", raw)
-    return clean if keep_lines else " ".join(clean.split())
 
 
 def text(raw: str) -> str:
     """Escape a text from data for a paragraph or a cell: it shows as it is, on one line, and does nothing."""
-    flat = _visible(raw)
+    flat = visible(raw)
     if len(flat) > MOST_IN_CELL:
         flat = f"{flat[:MOST_IN_CELL]}…"
     flat = re.sub(r"([\\`*\[\]|$~])", r"\\\1", flat)
@@ -200,7 +193,7 @@ def text(raw: str) -> str:
 
 def code(raw: str) -> str:
     """Return a text as a span of code that may stand in a cell."""
-    flat = _visible(raw)[:MOST_IN_CELL]
+    flat = visible(raw)[:MOST_IN_CELL]
     longest = max((len(run) for run in re.findall(r"`+", flat)), default=0)
     ticks = "`" * (longest + 1)
     pad = " " if flat.startswith("`") or flat.endswith("`") else ""

@@ -35,12 +35,13 @@ class _Drawn:
 
 def fenced(chart: Chart) -> str:
     """Return a chart as a fenced block with its caption, or nothing when it has no number to draw."""
-    drawn = _bars(chart) if chart.kind == "bar" else _line(chart)
+    kind = "line" if crowded(chart) else chart.kind
+    drawn = _bars(chart) if kind == "bar" else _line(chart)
     if drawn is None:
         return ""
     numbers = [number for _, row in drawn.series for number in row]
     low, high = limits(numbers, from_zero=chart.kind == "bar")
-    lying = chart.kind == "bar" and any(len(str(place)) > UPRIGHT_LABEL for place in drawn.places)
+    lying = kind == "bar" and any(len(str(place)) > UPRIGHT_LABEL for place in drawn.places)
     height = max(160, 90 + 24 * len(drawn.places)) if lying else 300
     lines = [
         "```mermaid",
@@ -52,14 +53,22 @@ def fenced(chart: Chart) -> str:
         f"  title {quoted(chart.title, 70)}",
         f"  x-axis {_axis(chart.x_title, drawn.places)}",
         f"  y-axis {quoted(chart.y_title, 40)} {decimal(low)} --> {decimal(high)}",
-        *(
-            f"  {chart.kind} [{', '.join(decimal(max(low, min(high, n))) for n in row)}]"
-            for _, row in drawn.series
-        ),
+        *(f"  {kind} [{', '.join(decimal(max(low, min(high, n))) for n in row)}]" for _, row in drawn.series),
         "```",
     ]
     caption = _caption(chart, drawn)
     return "\n".join(lines) + (f"\n\n{caption}" if caption else "")
+
+
+def crowded(chart: Chart) -> bool:
+    """Tell whether bars over numbers would be too many to tell apart: then they are drawn as lines."""
+    bars = sum(len(series.x) for series in chart.series)
+    return (
+        chart.kind == "bar"
+        and len(chart.series) > 1
+        and bars > MOST_BARS
+        and all(finite(x) for series in chart.series for x in series.x)
+    )
 
 
 def _caption(chart: Chart, drawn: _Drawn) -> str:
@@ -158,8 +167,12 @@ def limits(numbers: Sequence[float], *, from_zero: bool) -> tuple[float, float]:
     low, high = min(numbers), max(numbers)
     if from_zero:
         low, high = min(0.0, low), max(0.0, high)
-    room = (high - low) * 0.05 or abs(high) * 0.05 or 1.0
-    return (low if from_zero and low == 0 else low - room), (high if from_zero and high == 0 else high + room)
+    largest = max(abs(low), abs(high))
+    room = (high - low) * 0.05 if high - low > max(1e-4 * largest, 1e-9) else max(largest * 0.05, 1e-6)
+    return (
+        0.0 if low >= 0 and (from_zero or low < room) else low - room,
+        0.0 if from_zero and low < high == 0 else high + room,
+    )
 
 
 def finite(number: Cell) -> TypeGuard[float]:
@@ -174,7 +187,7 @@ def finite(number: Cell) -> TypeGuard[float]:
 
 def decimal(number: float) -> str:
     """Return a number without an exponent, which mermaid can't read."""
-    places = max(0, min(15, 5 - math.floor(math.log10(abs(number))))) if number else 0
+    places = max(0, min(15, 7 - math.floor(math.log10(abs(number))))) if number else 0
     shown = f"{number:.{places}f}"
     shown = shown.rstrip("0").rstrip(".") if "." in shown else shown
     return "0" if shown == "-0" else shown

@@ -8,6 +8,7 @@ for want of room is left out from the least important end.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -175,33 +176,16 @@ def _release(release: str) -> tuple[Shown, ...]:
     return (" ", Code(release)) if release else ()
 
 
-# What a reviewer asks first comes first; gates that are not named here follow in the order of their names.
-PLACES = (
-    "quality",
-    "slices",
-    "drift",
-    "load",
-    "cost",
-    "resources",
-    "gpu",
-    "data",
-    "parity",
-    "contract",
-    "artifact",
-)
+# What a reviewer asks first comes first, each in a section of its own; what other gates show is folded with
+# their findings: those named here, then a user's own in the order of their names.
 TITLES = {
     "quality": "Metrics beside production's",
     "slices": "Worst slices",
     "drift": "Drift, by importance",
     "load": "Latency beside production's",
     "cost": "Cost beside production's",
-    "resources": "Memory, CPU and start-up",
-    "gpu": "GPU",
-    "data": "Data",
-    "parity": "Training–serving parity",
-    "contract": "Contract of the service",
-    "artifact": "What is delivered",
 }
+PLACES = (*TITLES, "resources", "gpu", "data", "parity", "contract", "artifact")
 
 
 def _ordered(reports: Sequence[Report]) -> list[Report]:
@@ -366,23 +350,33 @@ def _long(grid: Grid, what: str) -> list[Block]:
 
 # ---------------------------------------------------------------- gates
 def _exhibited(reports: Sequence[Report], files: Mapping[str, str]) -> list[Section]:
-    """Return the sections of the gates that show something beside their findings."""
-    return [
-        Section(TITLES.get(report.gate, report.gate), tuple(exhibits(report)), _made(report, files))
+    """Return the sections of the gates that a reviewer asks first, and every other comparison."""
+    sections = [
+        Section(TITLES[report.gate], tuple(exhibits(report)), _made(report, files))
         for report in reports
-        if report.comparisons or report.charts or report.tables
+        if report.gate in TITLES and (report.comparisons or report.charts or report.tables)
+    ]
+    others = [report for report in reports if report.gate not in TITLES and report.comparisons]
+    return sections + [
+        Section(
+            f"{report.gate} beside production's",
+            (beside(report.comparisons, report.source.against),),
+            _made(report, files),
+        )
+        for report in others
     ]
 
 
 def _details(reports: Sequence[Report], files: Mapping[str, str]) -> list[Section]:
-    """Return every gate's findings and measurements, folded."""
+    """Return what every gate found, what else it shows, and what it measured, folded."""
     sections: list[Section] = []
     for report in reports:
         made = _made(report, files)
-        inner = (*((made,) if made else ()), *_found(report), *_measured(report))
+        rest = () if report.gate in TITLES else _shows(report)
+        inner = (*((made,) if made else ()), *_found(report), *rest, *_measured(report))
         flat = tuple(b for block in inner for b in (block.blocks if isinstance(block, Fold) else (block,)))
         fold = Fold(f"{report.gate}: {report.verdict.words}, {summary(report)}", flat)
-        sections.append(Section("Findings" if not sections else "", (fold,)))
+        sections.append(Section("All findings" if not sections else "", (fold,)))
     return sections
 
 
@@ -395,60 +389,61 @@ def _made(report: Report, files: Mapping[str, str]) -> Words | None:
 
 def exhibits(report: Report) -> list[Block]:
     """Return what a gate shows: its comparisons with production, its tables, its charts."""
-    blocks: list[Block] = []
-    if report.comparisons:
-        blocks.append(beside(report.comparisons, report.source.against))
-    for table in report.tables:
-        blocks += tabled(table)
-    blocks += [Plot(chart) for chart in report.charts]
-    return blocks
+    compared = [beside(report.comparisons, report.source.against)] if report.comparisons else []
+    return [*compared, *_shows(report)]
+
+
+def _shows(report: Report) -> list[Block]:
+    return [*(block for table in report.tables for block in tabled(table)), *map(Plot, report.charts)]
 
 
 def beside(comparisons: Sequence[Comparison], against: str = "") -> Grid:
     """Return comparisons with production as a table: both numbers, the interval, and the word."""
-    rows: list[tuple[Shown, ...]] = []
-    for each in comparisons:
-        unit = f" {each.unit}" if each.unit else ""
-        margin = _margin(each)
-        difference = f"{_gap(each)} ({_bound(each, each.low)} to {_bound(each, each.high)})"
-        better = "higher is better" if each.higher_is_better else "lower is better"
-        rows.append(
-            (
-                Strong(each.name),
-                *(
-                    f"{value(number)}{unit if number is not None else ''}"
-                    for number in (each.candidate, each.production)
-                ),
-                f"{difference}",
-                f"{margin}, {better}",
-                Strong(each.word),
-            )
+    scales = {each.scale for each in comparisons}
+    levels = " or ".join(sorted({f"{each.confidence * 100:.3g}%" for each in comparisons}))
+    head = f"{' or '.join(sorted(scales))} ({levels} interval)"
+    production = f"production {against}".strip()
+    columns = ("measure", "so it is", "candidate", production, head, "accepted")
+    rows = tuple(
+        (
+            Strong(each.name.removesuffix(" against production")),
+            Strong(each.word),
+            _with_unit(each.candidate, each.unit),
+            _with_unit(each.production, each.unit),
+            f"{_gap(each)} ({_end(each, each.low)} to {_end(each, each.high)})",
+            _accepted(each),
         )
-    production = f"production's {against}" if against else "production"
-    levels = sorted({f"{each.confidence:.4g}" for each in comparisons})
-    head = f"difference or ratio × (interval at {' or '.join(f'{float(x):.4g}' for x in levels)})"
-    columns = ("measure", "candidate", production, head, "may be worse by", "so it is")
-    return Grid(columns, tuple(rows), frozenset({1, 2, 3}))
+        for each in comparisons
+    )
+    return Grid(columns, rows, frozenset({2, 3, 4, 5}))
+
+
+def _with_unit(number: float | None, unit: str) -> str:
+    return f"{value(number)} {unit}".rstrip() if number is not None else value(None)
 
 
 def _gap(each: Comparison) -> str:
     if each.candidate is None or each.production is None:
         return "–"
     if each.scale == "ratio":
-        return f"×{each.candidate / each.production:.3f}" if each.production else "–"
-    return f"{each.candidate - each.production:+.4g}"
+        return _end(each, each.candidate / each.production if each.production else None)
+    return _end(each, each.candidate - each.production)
 
 
-def _bound(each: Comparison, number: float | None) -> str:
+def _end(each: Comparison, number: float | None) -> str:
     if number is None:
         return "–"
-    return f"{number:.3f}" if each.scale == "ratio" else f"{number:+.4g}"
+    return f"×{number:.3f}" if each.scale == "ratio" else f"{number:+.3g}"
 
 
-def _margin(each: Comparison) -> str:
+def _accepted(each: Comparison) -> str:
+    """Return the end of what passes, on the scale of the interval beside it."""
     if each.margin is None:
         return "–"
-    return f"{compare.show(each.margin * 100)}%" if each.scale == "ratio" else compare.show(each.margin)
+    sign = -1 if each.higher_is_better else 1
+    return (
+        f"{'≥' if each.higher_is_better else '≤'} {_end(each, (each.scale == 'ratio') + sign * each.margin)}"
+    )
 
 
 def tabled(table: Table) -> list[Block]:
@@ -521,3 +516,14 @@ def value(number: Cell | Any) -> str:
     if isinstance(number, bool) or not isinstance(number, int | float):
         return str(number)
     return compare.show(number)
+
+
+_HIDDEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
+)
+
+
+def visible(raw: str, *, keep_lines: bool = False) -> str:
+    """Return a text without control characters, and without those that turn the direction of reading."""
+    clean = _HIDDEN.sub(" ", raw)
+    return clean if keep_lines else " ".join(clean.split())

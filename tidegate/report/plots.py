@@ -6,12 +6,15 @@ The same chart gives the same bytes: no date, ids from a fixed salt.
 from __future__ import annotations
 
 import io
+import itertools
 import re
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 from tidegate.core.exhibits import Chart, Series
 from tidegate.report.mermaid import finite
+from tidegate.report.page import visible
 
 _INKED = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
 INK = "#010203"  # stands for the page's own colour, and is replaced by it
@@ -38,19 +41,27 @@ def svg(chart: Chart, number: int) -> str:
         "axes.prop_cycle": cycler(color=list(COLOURS)),
         **dict.fromkeys(_INKED, INK),
     }
-    with mpl.rc_context(style):
+    with mpl.rc_context(style), warnings.catch_warnings():
+        # The browser draws the letters; that matplotlib's own font lacks some matters to nobody.
+        warnings.filterwarnings("ignore", message="Glyph")
         figure = Figure(figsize=(WIDTH, _height(chart, series)), layout="constrained")
         axes = figure.subplots()
-        (_draw_bars if chart.kind == "bar" else _draw_lines)(axes, series)
+        draw = _draw_lines if chart.kind == "line" else _draw_bars if _lying(chart) else _draw_histogram
+        draw(axes, series)
         _dress(axes, chart, len(series))
         file = io.StringIO()
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return _inline(file.getvalue(), chart, number)
 
 
+def _lying(chart: Chart) -> bool:
+    """Bars over names lie down, so that names of any length can be read; over numbers they stand."""
+    return chart.kind == "bar" and not all(finite(x) for each in chart.series for x in each.x)
+
+
 def _height(chart: Chart, series: Sequence[Series]) -> float:
-    if chart.kind == "line":
-        return 3.0
+    if not _lying(chart):
+        return 2.8
     bars = len(_places(series)[:MOST_BARS])
     return max(1.8, 0.9 + bars * (0.12 + 0.14 * min(3, len(series))))
 
@@ -62,12 +73,11 @@ def _places(series: Sequence[Series]) -> list[str]:
 def _label(cell: Any) -> str:
     text = cell if isinstance(cell, str) else "–" if cell is None else f"{cell:.6g}"
     # matplotlib reads `$…$` as mathematics, and would fail on what is none.
-    flat = " ".join(text.split()).replace("$", r"\$")
+    flat = visible(text).replace("$", r"\$")
     return flat if len(flat) <= MOST_LABEL else f"{flat[: MOST_LABEL - 1]}…"
 
 
 def _draw_bars(axes: Any, series: Sequence[Series]) -> None:
-    """Bars lie down: names of any length stay readable beside them."""
     places = _places(series)[:MOST_BARS]
     thick = 0.8 / len(series)
     for turn, each in enumerate(series):
@@ -78,6 +88,17 @@ def _draw_bars(axes: Any, series: Sequence[Series]) -> None:
     axes.set_yticks(range(len(places)), places)
     axes.invert_yaxis()
     axes.margins(y=0.02)
+
+
+def _draw_histogram(axes: Any, series: Sequence[Series]) -> None:
+    """Bars over numbers stand side by side within the smallest distance between two of them."""
+    xs = sorted({float(x) for each in series for x in each.x if finite(x)})
+    gap = min((b - a for a, b in itertools.pairwise(xs)), default=1.0)
+    thick = 0.86 * gap / len(series)
+    for turn, each in enumerate(series):
+        spots = [(x, y) for x, y in zip(each.x, each.y, strict=False) if finite(x) and finite(y)]
+        shift = (turn - (len(series) - 1) / 2) * thick
+        axes.bar([x + shift for x, _ in spots], [y for _, y in spots], thick, label=_label(each.name))
 
 
 def _draw_lines(axes: Any, series: Sequence[Series]) -> None:
@@ -96,10 +117,16 @@ def _draw_lines(axes: Any, series: Sequence[Series]) -> None:
 
 
 def _dress(axes: Any, chart: Chart, series: int) -> None:
-    across, up = (chart.y_title, chart.x_title) if chart.kind == "bar" else (chart.x_title, chart.y_title)
+    lying = _lying(chart)
+    across, up = (chart.y_title, chart.x_title) if lying else (chart.x_title, chart.y_title)
     axes.set_xlabel(_label(across))
     axes.set_ylabel(_label(up))
-    axes.grid(axis="x" if chart.kind == "bar" else "both", color="#808080", alpha=0.25, linewidth=0.6)
+    axes.grid(
+        axis="x" if lying else "y" if chart.kind == "bar" else "both",
+        color="#808080",
+        alpha=0.25,
+        linewidth=0.6,
+    )
     axes.set_axisbelow(True)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
@@ -136,4 +163,4 @@ def escape(raw: str) -> str:
     """Escape text for HTML, within elements and attributes."""
     import html
 
-    return html.escape(raw, quote=True)
+    return html.escape(visible(raw), quote=True)
