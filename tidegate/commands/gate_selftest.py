@@ -42,8 +42,7 @@ def selftest(
     for name in gates or ():
         known_gate(root, name)
     suites = [runner.suite(root, name) for name in gating.names(root) if name in (gates or (name,))]
-    # A user's gate may come without faults; one of ours may not.
-    bare = [one.gate for one in suites if not one.faults and one.gate in gating.BUILTIN]
+    bare = crew.bare(suites)
     with _progress(sum(1 + len(one.faults) for one in suites)) as tell:
         team = crew.Crew(root, wiring.home(root), chosen, jobs or os.cpu_count() or 1, tell=tell)
         results = team.run(suites)

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import msgspec
 
+from tidegate import gating
 from tidegate.config import Home
 from tidegate.errors import Fatal, NoData
 from tidegate.selftest import runner
@@ -169,6 +170,11 @@ def _end(worker: subprocess.Popen[bytes]) -> None:
     for pipe in (worker.stdin, worker.stdout):
         if pipe is not None:
             pipe.close()
+
+
+def bare(suites: Sequence[Suite]) -> list[str]:
+    """Return the gates of ours without a fault: nothing shows that they can fail. A user's may be so."""
+    return [one.gate for one in suites if not one.faults and one.gate in gating.BUILTIN]
 
 
 def counted(results: Sequence[Result]) -> str:
