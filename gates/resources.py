@@ -129,51 +129,29 @@ def _alone(limits: ResourcesSettings, side: Side, times: Sequence[float]) -> lis
 
 
 def _beside(limits: ResourcesSettings, ours: Side, theirs: Side) -> list[tuple[Finding, Comparison | None]]:
-    margins, pairs = limits.margins, list(zip(ours.seen.own, theirs.seen.own, strict=False))
-    count = min(len(ours.seen.costs), len(theirs.seen.costs))
-    costs = ours.seen.costs[:count], theirs.seen.costs[:count]
-    own = [a for a, _ in pairs], [b for _, b in pairs]
-    exactly = ours.bytes / theirs.bytes
+    margins, exactly = limits.margins, ours.bytes / theirs.bytes
+    own, production = ([value / MB for value in side.seen.own] for side in (ours, theirs))
+    size_name, sizes = "Bento size beside production", (ours.bytes / MB, theirs.bytes / MB)
     return [
-        (usage.answered("answers of production's copy", theirs.seen), None),
-        _ratio("CPU beside production", costs, usage.ratio(*costs), margins.cpu, "s a thousand predictions"),
-        _ratio("memory beside production", _in(own, MB), usage.ratio(*own), margins.memory, "MB"),
-        _ratio(
-            "Bento size beside production",
-            _in(([ours.bytes], [theirs.bytes]), MB),
+        (usage.comparable("answers of production's copy", theirs.seen), None),
+        usage.beside(
+            "CPU beside production",
+            ours.seen.costs,
+            theirs.seen.costs,
+            margins.cpu,
+            "s a thousand predictions",
+        ),
+        usage.beside("memory beside production", own, production, margins.memory, "MB"),
+        gate.beside(
+            size_name,
+            *sizes,
             (exactly, exactly),
             margins.size,
-            "MB",
+            higher_is_better=False,
+            scale="ratio",
+            unit="MB",
         ),
     ]
-
-
-def _in(
-    values: tuple[Sequence[float], Sequence[float]], unit: float
-) -> tuple[Sequence[float], Sequence[float]]:
-    return [one / unit for one in values[0]], [one / unit for one in values[1]]
-
-
-def _ratio(
-    name: str,
-    values: tuple[Sequence[float], Sequence[float]],
-    interval: tuple[float, float],
-    margin: float,
-    unit: str,
-) -> tuple[Finding, Comparison | None]:
-    ours, theirs = (statistics.fmean(side) if side else None for side in values)
-    return gate.beside(
-        name,
-        ours,
-        theirs,
-        interval,
-        margin,
-        higher_is_better=False,
-        scale="ratio",
-        confidence=usage.CONFIDENCE,
-        unit=unit,
-        hint="raise `requests`",
-    )
 
 
 def _nobody() -> list[tuple[Finding, Comparison | None]]:

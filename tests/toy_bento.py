@@ -20,7 +20,7 @@ kept = []
 def answer(path, body):
     status = 200
     if path == "/predict":
-        pass
+        sum(range(5000))  # CPU time enough for the kernel to count
         {each}
     return status
 

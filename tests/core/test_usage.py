@@ -106,18 +106,39 @@ def test_an_equal_ratio_is_within_its_interval_and_a_larger_one_beyond() -> None
 
 
 @pytest.mark.parametrize(
-    ("ours", "theirs"),
+    ("ours", "theirs", "verdict"),
     [
-        ([], []),
-        ([1.0] * 7, [1.0] * 7),
-        ([0.0] * 9, [1.0] * 9),
-        ([1.0] * 9, [0.0] * 9),
-        ([math.nan] * 9, [1.0] * 9),
+        ([], [], Verdict.INCONCLUSIVE),
+        ([1.0] * 7, [1.0] * 9, Verdict.INCONCLUSIVE),
+        ([1.0] * 9, [0.0] * 9, Verdict.INCONCLUSIVE),
+        ([0.01] * 9, [0.01] + [0.0] * 8, Verdict.INCONCLUSIVE),
+        ([math.nan] + [1.0] * 8, [1.0] * 9, Verdict.ERROR),
+        ([math.inf] * 9, [1.0] * 9, Verdict.ERROR),
     ],
 )
-def test_what_has_no_ratio_has_no_interval(ours: list[float], theirs: list[float]) -> None:
-    """Too few pairs, nothing used or no number: the interval is none, which the gate takes for an ERROR."""
-    assert all(map(math.isnan, usage.ratio(ours, theirs)))
+def test_what_has_no_ratio_is_not_compared(ours: list[float], theirs: list[float], verdict: Verdict) -> None:
+    """Too few pairs or too little used decides nothing, what is no number is an ERROR; never a PASS."""
+    found, shown = usage.beside("CPU", ours, theirs, 0.25, "s")
+    assert found.verdict is verdict
+    assert shown is None
+
+
+@pytest.mark.parametrize(
+    ("factor", "verdict"),
+    [
+        (0.5, Verdict.PASS),
+        (1.0, Verdict.PASS),
+        (1.15, Verdict.PASS),
+        (1.25, Verdict.INCONCLUSIVE),
+        (1.4, Verdict.FAIL),
+    ],
+)
+def test_the_margin_decides_between_no_worse_and_worse(factor: float, verdict: Verdict) -> None:
+    """A quarter more is allowed: what is surely within passes, surely beyond fails, the edge is neither."""
+    dice = random.Random(5)
+    theirs = [dice.gauss(0.1, 0.005) for _ in range(32)]
+    ours = [dice.gauss(0.1, 0.005) * factor for _ in range(32)]
+    assert usage.beside("CPU", ours, theirs, 0.25, "s")[0].verdict is verdict
 
 
 def test_a_zero_block_is_no_zero_total() -> None:
@@ -139,6 +160,13 @@ def test_every_request_must_be_answered() -> None:
     assert "answered 500" in one.reason
     assert usage.answered("answers", seen()).verdict is Verdict.ERROR
     assert usage.answered("answers", seen(sent=5, failed=1, ended=True)).verdict is Verdict.FAIL
+
+
+def test_productions_failures_are_not_the_candidates() -> None:
+    """A copy of production that fails is an ERROR of the comparison, and no FAIL."""
+    assert usage.comparable("production", seen(sent=9)).verdict is Verdict.PASS
+    assert usage.comparable("production", seen(sent=9, failed=1)).verdict is Verdict.ERROR
+    assert usage.comparable("production", seen(sent=9, ended=True)).verdict is Verdict.ERROR
 
 
 def test_costs_are_of_the_requests_between_two_readings() -> None:

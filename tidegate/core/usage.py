@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from tidegate.core import gate
+from tidegate.core.exhibits import Comparison
 from tidegate.core.verdict import Finding, Verdict
 
 CONFIDENCE = 0.99
@@ -148,20 +149,47 @@ def leak(name: str, found: Slope | None, limit: float, unit: str) -> Finding:
 def ratio(candidate: Sequence[float], production: Sequence[float]) -> tuple[float, float]:
     """Return the interval, at CONFIDENCE, of total candidate ÷ total production over pairs of blocks.
 
-    A percentile bootstrap of the pairs, seeded. Totals, since a kernel that counts in steps of 10 ms says
-    little of one block. (nan, nan) where there are fewer than FEWEST pairs or a total is not positive.
+    A percentile bootstrap of the pairs, seeded. Totals, since where a kernel counts in steps of 10 ms
+    one block says little; where that is little of all of them, the upper end is infinite.
     """
     import numpy as np
 
     pairs = np.array([candidate, production], dtype=float)
-    if pairs.shape[1] < FEWEST or not np.isfinite(pairs).all() or not (pairs.sum(axis=1) > 0).all():
-        return math.nan, math.nan
     chosen = np.random.default_rng(7).integers(0, pairs.shape[1], (RESAMPLES, pairs.shape[1]))
     ours, theirs = pairs[:, chosen].sum(axis=2)
-    if not (theirs > 0).all():
-        return math.nan, math.nan
-    low, high = np.quantile(ours / theirs, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    ratios = np.divide(ours, theirs, out=np.full(RESAMPLES, np.inf), where=theirs > 0)
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(ratios, [tail, 1 - tail], method="nearest")  # nothing lies between 2 and infinity
     return float(low), float(high)
+
+
+def beside(
+    name: str, candidate: Sequence[float], production: Sequence[float], margin: float, unit: str
+) -> tuple[Finding, Comparison | None]:
+    """Compare what two services took in blocks side by side, as far as both went; less is better.
+
+    INCONCLUSIVE where the blocks are too few, or took too little, for an interval.
+    """
+    pairs = list(zip(candidate, production, strict=False))
+    ours, theirs = [a for a, _ in pairs], [b for _, b in pairs]
+    if not all(map(math.isfinite, (*ours, *theirs))):
+        return gate.error(name, f"{name}: not every reading is a number"), None
+    low, high = ratio(ours, theirs) if len(pairs) >= FEWEST else (0.0, math.inf)
+    if not math.isfinite(high):
+        text = f"{name}: too little was taken by {len(pairs)} pairs of blocks to compare; raise `requests`"
+        return Finding(name, Verdict.INCONCLUSIVE, None, None, text), None
+    return gate.beside(
+        name,
+        statistics.fmean(ours),
+        statistics.fmean(theirs),
+        (low, high),
+        margin,
+        higher_is_better=False,
+        scale="ratio",
+        confidence=CONFIDENCE,
+        unit=unit,
+        hint="raise `requests`",
+    )
 
 
 def answered(name: str, seen: Readings) -> Finding:
@@ -177,3 +205,13 @@ def answered(name: str, seen: Readings) -> Finding:
         return found
     reason = f"{found.reason}; the first: {seen.reason}"
     return Finding(found.name, found.verdict, found.observed, found.limit, reason)
+
+
+def comparable(name: str, seen: Readings) -> Finding:
+    """PASS when production's copy answered everything; else ERROR: that is not the candidate's failure."""
+    found = answered(name, seen)
+    if found.verdict is not Verdict.FAIL:
+        return found
+    return Finding(
+        name, Verdict.ERROR, found.observed, found.limit, f"{found.reason}: nothing to compare with"
+    )

@@ -14,6 +14,7 @@ from tidegate.machine.copies import Copy
 from tidegate.machine.meter import Meter
 
 BLOCKS = 32
+DYING = 5.0  # seconds from the last answer to the process's end
 
 
 def takes(copy: Copy, rows: Sequence[Any]) -> bool:
@@ -48,7 +49,7 @@ class _Side:
 
     def __init__(self, copy: Copy, caller: Caller) -> None:
         self._meter, self._caller = Meter(copy.pid), caller
-        self._seen = Readings(self._meter.memory())
+        self._seen = Readings(self._meter.read()[0])
         self._lost = False
 
     def block(self, count: int) -> None:
@@ -56,7 +57,7 @@ class _Side:
         if self._lost or not count:
             return
         try:
-            memory, cpu = self._meter.memory(), self._meter.cpu()
+            memory, cpu = self._meter.read()
         except psutil.Error:
             self._lost = True  # `finish` says why
             return
@@ -67,5 +68,5 @@ class _Side:
     def finish(self) -> Readings:
         caller, seen = self._caller, self._seen
         seen.sent, seen.failed, seen.reason = caller.sent, caller.failed, caller.reason
-        seen.ended = self._meter.ended()
+        seen.ended = self._meter.ended(DYING if self._lost else 0.0)
         return seen
