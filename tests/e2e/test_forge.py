@@ -17,10 +17,11 @@ import psutil
 import pytest
 import yaml
 
-from tidegate import plumbing
+from tidegate import gating, plumbing, report
 from tidegate.adapters.act import stop_tree
 from tidegate.adapters.git import GitRepository
 from tidegate.core.release import BentoRef, RegistryRef, ReleaseRecord
+from tidegate.core.verdict import Finding, Verdict
 from tidegate.forge.runs import Run, RunStore, stop
 from tidegate.packaging import record_text
 
@@ -43,9 +44,10 @@ import sys
 from pathlib import Path
 from tidegate import report
 from tidegate.core.verdict import Finding, Verdict
-name, model = Path(sys.argv[0]).stem, sys.argv[1]
-verdict = Verdict.FAIL if "bad" in sys.argv[3] else Verdict.PASS
-found = report.Report(name, model, (Finding("endpoint", verdict, sys.argv[3], None, "asked " + sys.argv[3]),))
+name, model, url, release = Path(sys.argv[0]).stem, sys.argv[1], sys.argv[3], sys.argv[5]
+verdict = Verdict.FAIL if "bad" in url else Verdict.PASS
+finding = Finding("endpoint", verdict, url, None, "asked " + url)
+found = report.Report(name, model, (finding,), source=report.Source(release=release))
 report.write(found, Path("build") / model / "gates")
 sys.exit(found.exit_code)
 """
@@ -316,7 +318,8 @@ def house(forge: Forge) -> Forge:
         (forge.clone / "envs" / environment / "release.yaml").write_text("# what runs\nmodels: {}\n")
     promote = (ROOT / ".github" / "workflows" / "promote.yml").read_text()
     files = {".github/workflows/promote.yml": promote, ".gitignore": "build/\n"}
-    forge.push({**files, "gates/contract.py": GATE, "gates/load.py": GATE}, TIDEGATE_FOLLOW="0")
+    files |= {f"gates/{name}.py": GATE for name in gating.ON_STAGING}
+    forge.push(files, TIDEGATE_FOLLOW="0")
     forge.until(1, "passed")
     package(forge, RECORD)
     return forge
@@ -326,6 +329,8 @@ def package(forge: Forge, record: ReleaseRecord) -> None:
     folder = forge.clone / "build" / "tiny"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "release.yaml").write_text(yaml.safe_dump(msgspec.to_builtins(record)))
+    finding, source = Finding("Bento", Verdict.PASS, None, None, "as told"), report.Source(release=record.id)
+    report.write(report.Report("artifact", "tiny", (finding,), source=source), folder / "gates")
 
 
 def release_on_main(forge: Forge, environment: str) -> str:
@@ -367,6 +372,14 @@ def test_promote_twice_is_one_pull_request(house: Forge) -> None:
     assert len(json.loads(house.tidegate("pr", "list", "--json"))) == 1
     house.tidegate("pr", "merge", "1", "--as", ADA, "--reason", "looks good", "--detach")
     assert "nothing to promote" in house.tidegate("promote", "tiny", "--to", "staging")
+
+
+def test_a_release_that_nobody_has_looked_at_goes_nowhere(house: Forge) -> None:
+    """Without the artifact gate's word on this very release no promotion is opened."""
+    (house.clone / "build" / "tiny" / "gates" / "artifact.json").unlink()
+    said = house.tidegate("promote", "--all", "--to", "staging", code=1)
+    assert f"tiny {RECORD.id} does not enter staging" in said
+    assert json.loads(house.tidegate("pr", "list", "--all", "--json")) == []
 
 
 def test_second_release_changes_one_line(house: Forge) -> None:

@@ -127,11 +127,10 @@ def pr_report(as_json: AsJson = False) -> None:
     """
     from tidegate import wiring
 
-    summary = os.environ.get("GITHUB_STEP_SUMMARY")
-    text = _report(wiring.find_checkout(), in_job=bool(summary))
-    if summary:
-        with open(summary, "a") as file:
-            file.write(text + "\n")
+    in_job = bool(os.environ.get("GITHUB_STEP_SUMMARY"))
+    text = _report(wiring.find_checkout(), in_job)
+    if in_job:
+        _summarise(text)
     elif not as_json:
         _say(text)
     branch = os.environ.get("GITHUB_HEAD_REF") or os.environ.get("GITHUB_REF_NAME", "")
@@ -164,6 +163,14 @@ def _report(checkout: Path, in_job: bool) -> str:
     if not texts and not in_job and not any((checkout / "build").glob("*/*")):
         raise NoData("nothing was built here, so no gate has reported", "Run `dvc repro`.")
     return "\n\n".join(texts) or "**No gate reported.** The pipeline ended before its gates; see the log."
+
+
+def _summarise(text: str) -> None:
+    """Add to the job's summary, where this runs in a job."""
+    summary = os.environ.get("GITHUB_STEP_SUMMARY")
+    if summary:
+        with open(summary, "a") as file:
+            file.write(text + "\n")
 
 
 # ---------------------------------------------------------------- promotions
@@ -299,7 +306,11 @@ def _go_on_with(origin: Any, where: Any, target: Any, timeout: float) -> None:
     rollout = Rollout(target.environment, reason, findings(target, status))
     if target.environment == "staging":
         promotion.pull_artifacts(origin.checkout)
-        staging.run_gates(origin.checkout, target, str(status.get("url", "")), _say)
+        try:
+            staging.run_gates(origin.checkout, target, str(status.get("url", "")), _say)
+        except Refused:  # no promotion will show the page, and who corrects the release wants to see it
+            _summarise(_report(origin.checkout, in_job=True))
+            raise
     following = target.next()
     if following is None:
         _say(f"{name} is in {target.environment}")

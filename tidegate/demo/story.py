@@ -193,14 +193,14 @@ def release(stage: Stage, what: str, expected: str, edits: Sequence[changes.Edit
     made.release = pull.branch.rsplit("/", 1)[-1]
     stage.screen.say(f"trained, gated and packaged: release {made.release}", "green")
     made.marks["packaged"] = time.time()
-    stage.merge(pull, "data, quality and drift gates pass")
+    stage.merge(pull, "the gates of the pipeline pass")
     if not stage.traffic:
         flights(stage)
     _until(stage, made, "staging", ("Healthy",))
-    stage.screen.say(f"{made.release} runs in staging; contract and load gates against it", "green")
+    stage.screen.say(f"{made.release} runs in staging; its gates ask it", "green")
     pull = stage.pull_request("canary")
     made.marks["staging gates pass"] = time.time()
-    stage.merge(pull, "contract and load gates pass in staging")
+    stage.merge(pull, "the gates of staging pass")
     if not stage.traffic:
         _until(stage, made, "canary", ("Progressing", "Verified"))
         board(stage)
