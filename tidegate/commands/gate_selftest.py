@@ -92,14 +92,14 @@ def _table(results: Sequence[Result]) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    for name in ("gate", "fault", "verdict", "expected", ""):
-        table.add_column(name, overflow="fold")
+    for name in ("gate", "fault", "verdict", "expected", "", "seconds"):
+        table.add_column(name, overflow="fold", justify="right" if name == "seconds" else "left")
     for one in results:
         verdict = one.verdict.words if one.verdict else "none"
         color = COLORS.get(str(one.verdict), "")
         mark = "[green]✓[/]" if one.as_expected else "[bold red]✗[/]"
         shown = f"[{color}]{verdict}[/]" if color else verdict
-        table.add_row(one.gate, escape(one.fault), shown, one.expected.words, mark)
+        table.add_row(one.gate, escape(one.fault), shown, one.expected.words, mark, f"{one.seconds:.1f}")
         if not one.as_expected:
-            table.add_row("", f"[red]{escape(_short(one.reason))}[/]", "", "", "")
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
+            table.add_row("", f"[red]{escape(_short(one.reason))}[/]", "", "", "", "")
+    Console(width=None if sys.stdout.isatty() else 140).print(table)

@@ -87,7 +87,8 @@ class Crew:
             for line in _lines(worker, self.patience):
                 if line.fault not in expected:
                     raise Fatal(f"the faults of {one.gate} changed while they were tried", "Try again.")
-                result = Result(one.gate, line.fault, line.verdict, expected[line.fault], line.reason)
+                wanted = expected[line.fault]
+                result = Result(one.gate, line.fault, line.verdict, wanted, line.reason, line.seconds)
                 found[line.fault] = result
                 self.tell(result)
             ended = _ended(worker, self.patience, log)

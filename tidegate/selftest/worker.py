@@ -37,6 +37,7 @@ class Line(msgspec.Struct, frozen=True):
     fault: str
     verdict: Verdict | None
     reason: str
+    seconds: float
 
 
 def main() -> None:
@@ -52,7 +53,7 @@ def main() -> None:
         run = runner.run(Path(task.root), trial, task.model, Path(task.folder), Home(Path(task.home)))
         with contextlib.suppress(KeyboardInterrupt):
             for found in run:
-                line = Line(found.fault, found.verdict, found.reason)
+                line = Line(found.fault, found.verdict, found.reason, found.seconds)
                 out.write(msgspec.json.encode(line) + b"\n")
 
 
