@@ -23,7 +23,6 @@ class QualitySettings(gating.Settings, frozen=True):
     margins: Mapping[str, float] = {}
     confidence: float = 0.95
     threshold: float = 0.5
-    seed: int = 1  # of the resampling that some intervals need
     label: str = "label"
     probability: str = "probability"
 
@@ -51,38 +50,39 @@ def alone(mine: Mapping[str, float], limits: Mapping[str, float]) -> list[Any]:
     ]
 
 
+def compare(
+    name: str, labels: Any, candidate: Any, production: Any, settings: QualitySettings
+) -> tuple[Any, Any]:
+    """Return the finding and the comparison of one metric, of two sets of predictions of the same rows."""
+    metric, margin = scores.METRICS[name], settings.margins[name]
+    confidence = paired.each(settings.confidence, len(settings.margins))
+    found = paired.difference(
+        metric,
+        labels,
+        candidate,
+        production,
+        confidence=confidence,
+        threshold=settings.threshold,
+    )
+    return gate.beside(
+        f"{name} against production",
+        found.candidate,
+        found.production,
+        found.interval,
+        margin,
+        higher_is_better=metric.higher_is_better,
+        confidence=confidence,
+        unit=metric.unit,
+        hint=paired.hint(found, margin, len(labels)),
+    )
+
+
 def against(labels: Any, candidate: Any, production: Any, settings: QualitySettings) -> list[Any]:
-    """Return a finding and a comparison for each metric with a margin, on the same rows."""
+    """Return a finding and a comparison for each metric with a margin."""
     if not settings.margins:
         text = "no metric has a margin: name some under `margins` in params.yaml"
         return [(gate.error("against production", text), None)]
-    confidence = paired.each(settings.confidence, len(settings.margins))
-    told = []
-    for name, margin in settings.margins.items():
-        metric = scores.METRICS[name]
-        found = paired.difference(
-            metric,
-            labels,
-            candidate,
-            production,
-            confidence=confidence,
-            threshold=settings.threshold,
-            seed=settings.seed,
-        )
-        told.append(
-            gate.beside(
-                f"{name} against production",
-                found.candidate,
-                found.production,
-                found.interval,
-                margin,
-                higher_is_better=metric.higher_is_better,
-                confidence=confidence,
-                unit=metric.unit,
-                hint=paired.hint(found, margin, len(labels)),
-            )
-        )
-    return told
+    return [compare(name, labels, candidate, production, settings) for name in settings.margins]
 
 
 def look(subject: gating.Subject[QualitySettings]) -> gating.Looked:

@@ -201,7 +201,6 @@ def look(subject: gating.Subject[SlicesSettings]) -> gating.Looked:
         settings.production,
         confidence=settings.confidence,
         threshold=settings.threshold,
-        seed=settings.search.seed,
     )
     told = [one for part in judged for one in slices.worst(part)]
     groups, tables = protected(cut, rows, settings)

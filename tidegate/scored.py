@@ -7,13 +7,12 @@ other rows, or are no probabilities raise, and so make the gate an ERROR.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tidegate import baseline, wiring
+from tidegate import baseline, frames, wiring
 from tidegate.core import gate
 from tidegate.core.release import ReleaseRecord
 from tidegate.core.verdict import Finding
@@ -26,21 +25,15 @@ SAME = 1e-6  # of a probability: as near as training and serving must be
 
 @dataclass(frozen=True)
 class Scored:
-    """Rows of the holdout with labels and the candidate's probabilities, all in one order."""
+    """Rows of the holdout (`frame`) with labels and the candidate's probabilities, all in one order."""
 
     subject: Subject[Any]
-    path: Path
-    label: str
+    frame: Any
     labels: np.ndarray[Any, Any]
     candidate: np.ndarray[Any, Any]
 
     def __len__(self) -> int:
         return len(self.labels)
-
-    @cached_property
-    def frame(self) -> Any:
-        """The holdout, as a data frame. Raises NoData when it can't be read."""
-        return _table(self.path, None).to_pandas()
 
 
 @dataclass(frozen=True)
@@ -56,18 +49,17 @@ class Production:
 def read(subject: Subject[Any], label: str, probability: str) -> Scored:
     """Return the candidate's predictions. Raises NoData or Fatal unless they are whole and of the holdout."""
     name = "predictions.parquet"
-    table = _table(subject.built(name), [label, probability])
-    labels, values = (table[column].to_numpy(zero_copy_only=False) for column in (label, probability))
-    path = subject.data("holdout")
+    labels, values = _columns(subject.built(name), label, probability)
+    frame = frames.read(subject.data("holdout"))
+    held_out = frame[label].to_numpy() if label in frame else np.empty(0)
     if not np.isin(labels, (0, 1)).all():
         raise Fatal(f"{name} has labels other than 0 and 1 in `{label}`", "Correct the evaluate stage.")
-    held_out = _table(path, [label])[label].to_numpy(zero_copy_only=False)
     if len(labels) and not np.array_equal(held_out, labels):
         raise Fatal(
-            f"{name} ({len(labels):,} rows) is not of the rows of holdout.parquet ({len(held_out):,} rows)",
+            f"{name} ({len(labels):,} rows) is not of the rows of holdout.parquet ({len(frame):,} rows)",
             "Run `dvc repro`.",
         )
-    return Scored(subject, path, label, labels.astype(np.int64), probabilities(values, name))
+    return Scored(subject, frame, labels.astype(np.int64), probabilities(values, name))
 
 
 def probabilities(values: Any, whose: str) -> np.ndarray[Any, Any]:
@@ -101,8 +93,7 @@ def production(rows: Scored) -> Production:
         text = f"same model files as production ({record.id}): a release that changes only code around it"
         return Production(gate.not_applicable(name, text), record)
     registry = wiring.registry(wiring.platform(subject.root, "production"), wiring.home(subject.root))
-    frame = rows.frame
-    columns = {column: frame[column].to_numpy() for column in frame}
+    columns = {column: rows.frame[column].to_numpy() for column in rows.frame}
     found, source = baseline.predictions(subject.root, subject.package, record, registry, columns)
     theirs = probabilities(found, f"release {record.id}")
     if np.abs(theirs - rows.candidate).max() > SAME:
@@ -117,17 +108,12 @@ def production(rows: Scored) -> Production:
     return Production(gate.error(name, text), record)
 
 
-def _table(path: Path, columns: list[str] | None) -> Any:
-    import pyarrow.parquet as parquet
-
-    try:
-        file = parquet.ParquetFile(path)
-        missing = set(columns or ()) - set(file.schema_arrow.names)
-        if missing:
-            raise NoData(
-                f"{path.name} has no column {', '.join(f'`{name}`' for name in sorted(missing))}",
-                "Name its columns in params.yaml, or run `dvc repro`.",
-            )
-        return file.read(columns=columns)
-    except (OSError, ValueError) as error:
-        raise NoData(f"{path.name} can't be read: {error}", "Run `dvc repro`.") from error
+def _columns(path: Path, *names: str) -> list[Any]:
+    frame = frames.read(path)
+    missing = [f"`{name}`" for name in names if name not in frame]
+    if missing:
+        raise NoData(
+            f"{path.name} has no column {', '.join(missing)}",
+            "Name its columns in params.yaml, or run `dvc repro`.",
+        )
+    return [frame[name].to_numpy() for name in names]

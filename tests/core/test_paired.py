@@ -37,22 +37,29 @@ def test_an_interval_is_as_wide_as_a_paired_bootstraps(name: str) -> None:
     assert found.high - found.low == pytest.approx(2 * 1.96 * np.std(draws), rel=0.2)
 
 
-def test_the_multiplier_bootstrap_is_as_wide_as_resampling_rows() -> None:
-    """The calibration error's draws from the bins' covariance spread as those of resampled rows do."""
-    labels, p, other = pair(5, rows=4000)
-    metric, random = scores.METRICS["calibration_error"], np.random.default_rng(6)
-    found = paired.difference(metric, labels, p, other, confidence=0.95)
-    draws = []
-    for _ in range(400):
-        rows = random.integers(0, len(p), len(p))
-        draws.append(metric.value(labels[rows], p[rows]) - metric.value(labels[rows], other[rows]))
-    low, high = np.quantile(draws, [0.025, 0.975])
-    assert found.high - found.low == pytest.approx(high - low, rel=0.2)
+def test_the_calibration_errors_interval_allows_for_its_bias() -> None:
+    """Beside one that is well calibrated, chance alone makes one that is off look less far off: still held.
+
+    50,000 rows of a population in which one knows the true probabilities and the other is off by 0.03: a 90%
+    interval holds the true difference in at least 90%, and one without the bias would not in a third.
+    """
+    random = np.random.default_rng(3)
+    odds = random.normal(-1.1, 0.9, size=200_000)
+    labels = (random.random(len(odds)) < 1 / (1 + np.exp(-odds))).astype(int)
+    right, off = (1 / (1 + np.exp(-(odds + shift))) for shift in (0.0, 0.2))
+    metric = scores.METRICS["calibration_error"]
+    truth = metric.value(labels, off) - metric.value(labels, right)
+    held = 0
+    for _ in range(100):
+        rows = random.integers(0, len(odds), 50_000)
+        found = paired.difference(metric, labels[rows], off[rows], right[rows], confidence=0.9)
+        held += found.low <= truth <= found.high
+    assert held >= 90
 
 
 @pytest.mark.parametrize("name", ["auc", "log_loss", "calibration_error", "recall"])
 def test_an_interval_covers_as_often_as_it_says(name: str) -> None:
-    """Over samples of a population whose difference is known, a 90% interval holds it in 84 to 96%."""
+    """Over samples of a population whose difference is known, a 90% interval holds it in at least 84%."""
     labels, p, other = pair(8, rows=200_000)
     metric, random = scores.METRICS[name], np.random.default_rng(9)
     truth = metric.value(labels, p) - metric.value(labels, other)
@@ -61,7 +68,8 @@ def test_an_interval_covers_as_often_as_it_says(name: str) -> None:
         rows = random.integers(0, len(p), 2000)
         found = paired.difference(metric, labels[rows], p[rows], other[rows], confidence=0.9)
         held += found.low <= truth <= found.high
-    assert 168 <= held <= 192
+    assert held >= 168
+    assert held <= 192 or metric.bias  # which makes it wider than it need be
 
 
 @pytest.mark.parametrize("name", sorted(scores.METRICS))
@@ -81,7 +89,7 @@ def test_swapping_the_two_turns_the_interval_round(name: str) -> None:
     labels, p, other = pair(2)
     one = paired.difference(scores.METRICS[name], labels, p, other, confidence=0.9)
     back = paired.difference(scores.METRICS[name], labels, other, p, confidence=0.9)
-    assert (one.low, one.high) == pytest.approx((-back.high, -back.low), abs=2e-4)
+    assert one.interval == pytest.approx((-back.high, -back.low))
 
 
 def test_rows_apart_add_their_variances() -> None:

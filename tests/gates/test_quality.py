@@ -317,7 +317,7 @@ def test_few_rows_are_inconclusive_and_none_an_error(
     [
         ({"limits": {}}, "no metric has a limit"),
         ({"limits": {"acu": 0.6}}, "did you mean `auc`"),
-        ({"limits": {"auc": "high"}}, "Expected `float`"),
+        ({"limits": {"auc": "high"}}, "must be a number"),
         ({"margins": {"auc": -0.01}}, "not a number from 0"),
         ({"margins": {"log_los": 0.01}}, "did you mean `log_loss`"),
         ({"auc": 0.7}, "unknown key `auc`"),

@@ -1,8 +1,8 @@
 """Two sets of predictions of the same rows: how sure one can be of a metric's difference.
 
 Intervals are of candidate − production. Those of areas and means are closed forms (DeLong's paired variance,
-and that of a paired mean): the difference's influences (`core.scores`) over n, and a normal quantile. The
-calibration error has corners where a bin's gap is 0, so it is resampled (`_bootstrap`).
+and that of a paired mean): the difference's influences (`core.scores`) over n, and a normal quantile. They
+are as wide as a paired bootstrap's, which a test holds them to, and the same each time.
 """
 
 from __future__ import annotations
@@ -12,12 +12,9 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
 
-import numpy as np
-
 from tidegate.core import scores
 from tidegate.core.scores import Floats, Metric, Sample
 
-DRAWS = 2000
 AT_THE_MARGIN = 1000  # times the rows there are: beyond that, no number of rows is worth naming
 
 
@@ -60,21 +57,17 @@ def difference(
     *,
     confidence: float,
     threshold: float = 0.5,
-    seed: int = 1,
 ) -> Difference:
     """Return a metric of both sets of predictions and the interval of their difference, row by row."""
     truth, mine = scores.arrays(labels, candidate)
     _, theirs = scores.arrays(labels, production)
-    both = [metric.value(truth, values, threshold) for values in (mine, theirs)]
+    seen = [metric.seen(truth, values, threshold) for values in (mine, theirs)]
+    both = [value for value, _ in seen]
     if len(truth) < 2 or not all(map(math.isfinite, both)):
         return Difference(metric, both[0], both[1], math.nan, math.nan)
-    if metric.method == "paired bootstrap":
-        low, high = _bootstrap(truth, mine, theirs, confidence, seed)
-        return Difference(metric, both[0], both[1], low, high)
     samples = [(truth, values, threshold) for values in (mine, theirs)]
-    gap = metric.influence(samples[0]) - metric.influence(samples[1])
-    middle, reach = both[0] - both[1], quantile(confidence) * _error(metric, gap, samples)
-    return Difference(metric, both[0], both[1], middle - reach, middle + reach)
+    error = _error(metric, seen[0][1] - seen[1][1], samples)
+    return _between(metric, both, quantile(confidence) * error, samples)
 
 
 def apart(
@@ -84,17 +77,22 @@ def apart(
 
     The two have no row in common, so their variances add.
     """
-    found, variance = [], 0.0
-    for labels, probabilities in (inside, outside):
-        truth, values = scores.arrays(labels, probabilities)
-        found.append(metric.value(truth, values, threshold))
-        if len(truth) < 2 or not math.isfinite(found[-1]):
-            variance = math.nan
-            continue
-        sample = (truth, values, threshold)
-        variance += _error(metric, metric.influence(sample), [sample]) ** 2
-    middle, reach = found[0] - found[1], quantile(confidence) * math.sqrt(variance)
-    return Difference(metric, found[0], found[1], middle - reach, middle + reach)
+    samples = [(*scores.arrays(*one), threshold) for one in (inside, outside)]
+    seen = [metric.seen(*sample) for sample in samples]
+    both = [value for value, _ in seen]
+    if not all(len(sample[0]) > 1 for sample in samples) or not all(map(math.isfinite, both)):
+        return Difference(metric, both[0], both[1], math.nan, math.nan)
+    errors = [_error(metric, one[1], [sample]) for one, sample in zip(seen, samples, strict=True)]
+    return _between(metric, both, quantile(confidence) * math.hypot(*errors), samples)
+
+
+def _between(metric: Metric, both: list[float], reach: float, samples: list[Sample]) -> Difference:
+    """Return the interval that reaches so far; further, where chance alone raises one of the two more."""
+    low = high = both[0] - both[1]
+    if metric.bias:
+        raised = metric.bias(samples[0]) - metric.bias(samples[1])
+        low, high = low - max(raised, 0.0), high - min(raised, 0.0)
+    return Difference(metric, both[0], both[1], low - reach, high + reach)
 
 
 def _error(metric: Metric, influences: Floats, samples: list[Sample]) -> float:
@@ -108,33 +106,6 @@ def _error(metric: Metric, influences: Floats, samples: list[Sample]) -> float:
     if metric.counted:
         variance += 1.0 / min(metric.counted(sample) for sample in samples) ** 2
     return math.sqrt(variance)
-
-
-def _bootstrap(
-    truth: Floats, candidate: Floats, production: Floats, confidence: float, seed: int
-) -> tuple[float, float]:
-    """Return the interval of calibration_error(candidate) − calibration_error(production).
-
-    The paired multiplier bootstrap: rows are reweighted with normal noise, the same for both sets, and both
-    errors computed anew. They depend on the rows only by the sums of their bins, whose draws are normal
-    with the covariance of the rows' contributions: so they are drawn from that directly, which is exact
-    and takes milliseconds. The interval is the basic one (twice the estimate less the draws' quantiles):
-    a resampled |gap| is larger than the gap itself by about as much as the gap is larger than the truth.
-    """
-    bins, rows = scores.BINS, len(truth)
-    where = [scores.places(values, bins) for values in (candidate, production)]
-    gaps = [values - truth for values in (candidate, production)]
-    sums = np.concatenate([np.bincount(p, g, bins) for p, g in zip(where, gaps, strict=True)]) / rows
-    joint = np.bincount(where[0] * bins + where[1], gaps[0] * gaps[1], bins * bins).reshape(bins, bins)
-    own = [np.diag(np.bincount(p, g * g, bins)) for p, g in zip(where, gaps, strict=True)]
-    second = np.block([[own[0], joint], [joint.T, own[1]]]) / rows
-    values, vectors = np.linalg.eigh((second - np.outer(sums, sums)) / rows)
-    noise = np.random.default_rng(seed).normal(size=(DRAWS, 2 * bins)) * np.sqrt(np.clip(values, 0, None))
-    drawn = np.abs(sums + noise @ vectors.T)
-    draws = drawn[:, :bins].sum(axis=1) - drawn[:, bins:].sum(axis=1)
-    middle = np.abs(sums[:bins]).sum() - np.abs(sums[bins:]).sum()
-    low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(2 * middle - high), float(2 * middle - low)
 
 
 def more_rows(found: Difference, margin: float, rows: int) -> int | None:

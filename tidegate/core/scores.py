@@ -15,6 +15,7 @@ import difflib
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,10 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Sample = tuple[Floats, Floats, float]  # labels as 0.0 and 1.0, probabilities, threshold
+Seen = tuple[float, Floats]  # a metric, and each row's influence on it
 BINS = 20  # of equal width, of the calibration error
+_NORMAL = NormalDist()
+_FOLDED = 1 / (math.sqrt(2) - 1)  # (0.80 / 0.33, above all: √(2/π) σ over √(4/π) σ − √(2/π) σ)
 
 
 def arrays(labels: Any, probabilities: Any) -> tuple[Floats, Floats]:
@@ -52,56 +56,35 @@ def placements(truth: Floats, codes: Any, distinct: int) -> Floats:
     return found
 
 
-def _auc(sample: Sample) -> float:
+def _auc(sample: Sample) -> Seen:
     truth, values, _ = sample
-    codes, distinct = _codes(values)
-    return float(placements(truth, codes, distinct)[truth > 0].mean())
-
-
-def spread(truth: Floats, placed: Floats) -> Floats:
-    """Return the influences of an AUC whose `placements` are given."""
-    positives = truth.sum()
-    shares = np.where(truth > 0, positives, len(truth) - positives) / len(truth)
-    found: Floats = (placed - placed[truth > 0].mean()) / shares
-    return found
-
-
-def _auc_influence(sample: Sample) -> Floats:
-    truth, values, _ = sample
-    return spread(truth, placements(truth, *_codes(values)))
+    placed = placements(truth, *_codes(values))
+    positive = truth > 0
+    area = placed[positive].mean()
+    shares = np.where(positive, positive.mean(), 1 - positive.mean())
+    return float(area), (placed - area) / shares
 
 
 def _codes(values: Floats) -> tuple[Any, int]:
-    distinct, codes = np.unique(values, return_inverse=True)
-    return codes, len(distinct)
+    """Return each row's place among the distinct values, and their number; much quicker than np.unique."""
+    order = np.argsort(values)
+    ordered = values[order]
+    codes = np.empty(len(values), dtype=np.intp)
+    codes[order] = np.cumsum(np.concatenate([[0], ordered[1:] > ordered[:-1]]))
+    return codes, int(codes[order[-1]]) + 1
 
 
-def _precisions(sample: Sample) -> tuple[Any, Floats, Floats]:
-    """Return each row's code, and by code the share of rows at or above it and the precision there."""
+def _average_precision(sample: Sample) -> Seen:
+    """AP = E[TP(s)/PP(s)] over positives at s; each row moves its own term, and TP and PP of those below."""
     truth, values, _ = sample
     codes, distinct = _codes(values)
-    caught = np.cumsum(np.bincount(codes, weights=truth, minlength=distinct)[::-1])[::-1]
-    alarms = np.cumsum(np.bincount(codes, minlength=distinct)[::-1])[::-1].astype(np.float64)
-    return codes, alarms / len(truth), caught / alarms
-
-
-def _average_precision(sample: Sample) -> float:
-    codes, _, precision = _precisions(sample)
-    return float(precision[codes][sample[0] > 0].mean())
-
-
-def _average_precision_influence(sample: Sample) -> Floats:
-    """AP = E[TP(s)/PP(s)] over positives at s; each row moves its own term, and TP and PP of those below."""
-    truth = sample[0]
-    codes, alarms, precision = _precisions(sample)
-    positive = np.bincount(codes, weights=truth, minlength=len(alarms)) / len(truth)
-    up_to = np.cumsum(positive / alarms)
-    weighted = np.cumsum(positive * precision / alarms)
+    positive = np.bincount(codes, weights=truth, minlength=distinct) / len(truth)
+    alarms = np.cumsum(np.bincount(codes, minlength=distinct)[::-1])[::-1] / len(truth)  # at or above
+    precision = np.cumsum(positive[::-1])[::-1] / alarms
+    up_to = np.cumsum(positive / alarms)[codes]
+    weighted = np.cumsum(positive * precision / alarms)[codes]
     mean = precision[codes][truth > 0].mean()
-    found: Floats = (
-        truth * (precision[codes] - mean) + truth * up_to[codes] - weighted[codes]
-    ) / truth.mean()
-    return found
+    return float(mean), (truth * (precision[codes] - mean + up_to) - weighted) / truth.mean()
 
 
 # ------------------------------------------------------------ means over rows
@@ -143,14 +126,10 @@ class _Mean:
     of: Callable[[Sample], Floats]
     among: Callable[[Sample], Floats] = _everywhere
 
-    def value(self, sample: Sample) -> float:
-        inside = self.among(sample)
-        return float((self.of(sample) * inside).sum() / inside.sum())
-
-    def influence(self, sample: Sample) -> Floats:
-        inside = self.among(sample)
-        found: Floats = inside * (self.of(sample) - self.value(sample)) / inside.mean()
-        return found
+    def __call__(self, sample: Sample) -> Seen:
+        inside, values = self.among(sample), self.of(sample)
+        mean = (values * inside).sum() / inside.sum()
+        return float(mean), inside * (values - mean) / inside.mean()
 
     def counted(self, sample: Sample) -> float:
         return float(self.among(sample).sum())
@@ -168,17 +147,32 @@ def _gaps(truth: Floats, values: Floats, bins: int) -> Floats:
     return found
 
 
-def _calibration_error(sample: Sample) -> float:
-    truth, values, _ = sample
-    return float(np.abs(_gaps(truth, values, BINS)).sum())
-
-
-def _calibration_influence(sample: Sample) -> Floats:
-    """Exact but for bins whose gap may be 0, where it is too large; `core.paired` resamples instead."""
+def _calibration_error(sample: Sample) -> Seen:
+    """Its influence is that of the sums of the bins, with each bin's sign: too large where a gap may be 0."""
     truth, values, _ = sample
     gaps = _gaps(truth, values, BINS)
-    found: Floats = np.sign(gaps)[places(values)] * (values - truth) - np.abs(gaps).sum()
-    return found
+    error = np.abs(gaps).sum()
+    return float(error), np.sign(gaps)[places(values)] * (values - truth) - error
+
+
+def _calibration_bias(sample: Sample) -> float:
+    """Return by how much chance alone may raise the calibration error.
+
+    A bin's |gap| is above the true one on average. With its standard error σ and no true gap that is 0.80 σ,
+    of which the folded normal's mean at the gap that was seen, less that gap, shows 0.33 σ on average; so
+    that is taken 2.4 times. With a true gap it is too much: it is the most that there may be.
+    """
+    truth, values, _ = sample
+    rows, place = len(values), places(values)
+    gaps = np.abs(_gaps(truth, values, BINS))
+    squares = np.bincount(place, weights=(values - truth) ** 2, minlength=BINS) / rows
+    errors = np.sqrt(np.maximum(squares - gaps**2, 0) / rows)
+    folds = [
+        2 * (error * _NORMAL.pdf(gap / error) - gap * _NORMAL.cdf(-gap / error))
+        for gap, error in zip(gaps.tolist(), errors.tolist(), strict=True)
+        if error > 0
+    ]
+    return _FOLDED * math.fsum(folds)
 
 
 # ------------------------------------------------------------ the registry
@@ -187,25 +181,28 @@ class Metric:
     """One metric. `limit` kinds: larger is better → at least, else at most; `method` names its interval.
 
     `counted` is how many rows a share is of (None: not a share), so that a share that happens to be the
-    same in both does not count as known exactly.
+    same in both does not count as known exactly. `bias` is the most by which chance alone raises it.
     """
 
     name: str
     higher_is_better: bool
     unit: str
     method: str
-    measure: Callable[[Sample], float]
-    influence: Callable[[Sample], Floats]
+    look: Callable[[Sample], Seen]
     classes: bool = False  # whether it needs both labels
     counted: Callable[[Sample], float] | None = None
+    bias: Callable[[Sample], float] | None = None
 
     def value(self, labels: Any, probabilities: Any, threshold: float = 0.5) -> float:
         """Return the metric; NaN where it does not exist. Raises ValueError for other lengths."""
-        truth, values = arrays(labels, probabilities)
+        return self.seen(*arrays(labels, probabilities), threshold)[0]
+
+    def seen(self, truth: Floats, values: Floats, threshold: float) -> Seen:
+        """Return the metric and each row's influence; NaN and zeros where it does not exist."""
         if not self.exists(truth, values):
-            return math.nan
+            return math.nan, np.zeros(len(truth))
         with np.errstate(divide="ignore", invalid="ignore"):
-            return self.measure((truth, values, threshold))
+            return self.look((truth, values, threshold))
 
     def exists(self, truth: Floats, values: Floats) -> bool:
         """Tell whether there are finite probabilities, of both labels where that is needed."""
@@ -215,28 +212,25 @@ class Metric:
 
 
 def _share(name: str, mean: _Mean, *, classes: bool = False) -> Metric:
-    return Metric(name, True, "", "paired rows", mean.value, mean.influence, classes, mean.counted)
+    return Metric(name, True, "", "paired rows", mean, classes, mean.counted)
 
 
 def _mean(name: str, unit: str, of: Callable[[Sample], Floats]) -> Metric:
-    return Metric(name, False, unit, "paired rows", _Mean(of).value, _Mean(of).influence)
+    return Metric(name, False, unit, "paired rows", _Mean(of))
 
 
 METRICS = {
     metric.name: metric
     for metric in (
-        Metric("auc", True, "", "DeLong", _auc, _auc_influence, classes=True),
-        Metric(
-            *("average_precision", True, "", "paired rows"),
-            *(_average_precision, _average_precision_influence),
-            classes=True,
-        ),
+        Metric("auc", True, "", "DeLong", _auc, classes=True),
+        Metric("average_precision", True, "", "paired rows", _average_precision, classes=True),
         _mean("log_loss", "nats", lambda sample: row_losses(sample[0], sample[1])),
         _mean("excess_loss", "nats", lambda sample: excess_losses(sample[0], sample[1])),
         _mean("brier", "", lambda sample: (sample[1] - sample[0]) ** 2),
         Metric(
-            *("calibration_error", False, "", "paired bootstrap"),
-            *(_calibration_error, _calibration_influence),
+            *("calibration_error", False, "", "paired rows, and the bias of small gaps"),
+            _calibration_error,
+            bias=_calibration_bias,
         ),
         _share("accuracy", _Mean(_right)),
         _share("recall", _Mean(_called, lambda sample: sample[0]), classes=True),

@@ -167,7 +167,6 @@ def judge(
     *,
     confidence: float,
     threshold: float,
-    seed: int,
 ) -> tuple[list[Judged], list[Judged]]:
     """Return how each slice does beside the other rows, and beside production, which may be nothing.
 
@@ -195,7 +194,6 @@ def judge(
                 rows.production[here],  # type: ignore[index]
                 confidence=each,
                 threshold=threshold,
-                seed=seed,
             )
             production.append(_beside(one, int(here.sum()), found, margin, each, "production"))
     return rest, production
