@@ -151,7 +151,7 @@ def judge(
         if known is not None:
             old[PREDICTIONS], new[PREDICTIONS] = known["train"], known["holdout"]
             rows.append(Row(PREDICTIONS, None, "number", settings.predictions, settings.predictions))
-    found = distances(new, old, {row.name: (row.kind, row.limit) for row in rows})
+    found = distances(new, old, {row.name: row.kind for row in rows})
     for row in rows:
         values = min(int(frame[row.name].notna().sum()) for frame in (old, new))
         enough = gate.enough(f"{row.name}: values", values, settings.min_values)

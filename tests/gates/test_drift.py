@@ -273,7 +273,7 @@ def test_a_column_without_values_is_no_data() -> None:
     """All nulls are not "no drift"."""
     good, empty = frame(400, 1), frame(400, 2).assign(distance=np.nan)
     with pytest.raises(NoData, match="distance"):
-        evidently.distances(empty, good, {"distance": ("number", 0.1)})
+        evidently.distances(empty, good, {"distance": "number"})
 
 
 def test_asking_for_nothing_or_for_a_stranger_is_refused() -> None:
@@ -282,7 +282,22 @@ def test_asking_for_nothing_or_for_a_stranger_is_refused() -> None:
     with pytest.raises(ConfigError):
         evidently.distances(good, good, {})
     with pytest.raises(ConfigError, match="gone"):
-        evidently.distances(good, good, {"gone": ("number", 0.1)})
+        evidently.distances(good, good, {"gone": "number"})
+
+
+def test_a_distance_is_the_one_of_evidentlys_own_report() -> None:
+    """Called without a report around it, a method gives the number that the report shows for it."""
+    from evidently import DataDefinition, Dataset, Report
+    from evidently.metrics import ValueDrift
+
+    new, old = frame(700, 2).assign(distance=lambda f: f["distance"] + 90), frame(1500, 1)
+    kinds: dict[str, evidently.Kind] = {"distance": "number", "carrier": "category"}
+    shape = DataDefinition(numerical_columns=["distance"], categorical_columns=["carrier"])
+    names = list(kinds)
+    report = Report([ValueDrift(column=name, method=evidently.METHODS[kinds[name]]) for name in names])
+    shown = report.run(*(Dataset.from_pandas(one[names], data_definition=shape) for one in (new, old))).dict()
+    told = {one["config"]["column"]: float(one["value"]) for one in shown["metrics"]}
+    assert evidently.distances(new, old, kinds) == pytest.approx(told, rel=1e-9)
 
 
 def test_a_distance_grows_with_the_move_at_any_number_of_rows() -> None:
@@ -290,7 +305,7 @@ def test_a_distance_grows_with_the_move_at_any_number_of_rows() -> None:
     for rows in (500, 1500):
         reference, near = frame(rows, 1), frame(rows, 2)
         far = near.assign(distance=near["distance"] + 600)
-        column = {"distance": ("number", 0.1)}
+        column = {"distance": "number"}
         close = evidently.distances(near, reference, column)["distance"]  # type: ignore[arg-type]
         wide = evidently.distances(far, reference, column)["distance"]  # type: ignore[arg-type]
         assert close < 0.2
