@@ -72,7 +72,7 @@ def published(document: Any, release: str) -> Any:
 
 def made_up(schema: Any, rows: Sequence[Any], settings: ContractSettings) -> list[Case]:
     """Return the requests that are made of the published schema, hostile ones first."""
-    drawn = hypothesis.rows(schema, settings.allowed, settings.seed) if settings.allowed > 0 else []
+    drawn = hypothesis.rows(schema, settings.allowed, settings.seed)
     spoilt = mutations.cases(schema, [*rows, *drawn], contract.acceptance())
     fine = [
         Case("requests that the schema allows", "one of them", json.dumps(row).encode(), fine=True)
@@ -144,12 +144,24 @@ def ask_all(
     return seen
 
 
+def examples(subject: gating.Subject[ContractSettings]) -> list[Any]:
+    """Return the model's own rows. Raises NoData when there is no list of them."""
+    path = subject.built("model/examples.json")
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=list[dict[str, Any]])[
+            : max(subject.settings.rows, 0)
+        ]
+    except msgspec.DecodeError as problem:
+        raise NoData(f"examples.json is no list of rows: {problem}", "Run `dvc repro`.") from problem
+
+
 def look(subject: gating.Subject[ContractSettings]) -> gating.Looked:
     """Read what the service publishes, hold it to that, and compare it with what production publishes."""
     settings = subject.settings
-    rows = json.loads(subject.built("model/examples.json").read_text())[: max(settings.rows, 0)]
-    if not rows:
-        raise NoData("examples.json holds no row, or `rows` is none", "Run `dvc repro`, or correct `rows`.")
+    rows = examples(subject)
+    if not rows or settings.allowed < 1:
+        text = "examples.json holds no row, or `rows` or `allowed` in params.yaml is none"
+        raise NoData(text, "Run `dvc repro`, or ask for some.")
     with Endpoint(subject.endpoint, settings.timeout) as endpoint:
         document = published(endpoint.document(), subject.release)
         try:

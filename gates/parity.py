@@ -27,6 +27,7 @@ from tidegate.endpoint import FEATURES, PREDICT, Endpoint, Silent
 from tidegate.errors import ConfigError, NoData
 
 HOLDOUT = "holdout"
+PARAMS = "params.yaml"
 
 
 class ParitySettings(gating.Settings, frozen=True):
@@ -83,7 +84,11 @@ def sampled(subject: gating.Subject[ParitySettings], pipeline: Pipeline, split: 
     """Return a seeded sample of a split, with the rows that hold each column's least and greatest value."""
     import pandas as pd
 
-    frame = pd.read_parquet(subject.data(split), columns=list(pipeline.features.COLUMNS))
+    frame = pd.read_parquet(subject.data(split))
+    lost = [name for name in pipeline.features.COLUMNS if name not in frame]
+    if lost:
+        raise NoData(f"{split} has no column {', '.join(lost)}", "Make it with `dvc repro`.")
+    frame = frame[list(pipeline.features.COLUMNS)]
     if frame.empty or count < 1:
         raise NoData(f"no row of {split} is asked for, or it has none", "See `rows` in params.yaml.")
     random = np.random.default_rng(subject.settings.seed)
@@ -106,9 +111,8 @@ def made_up(schema: Mapping[str, Any], known: Sequence[Mapping[str, Any]], setti
     """Yield requests: without each optional field, at the ends of what is allowed, drawn from the schema."""
     for name, body in mutations.edges(schema, known, contract.acceptance()):
         yield name, json.loads(body)
-    if settings.drawn > 0:
-        drawn = hypothesis.rows(schema, settings.drawn, settings.seed)
-        yield from ((f"drawn request {number}", row) for number, row in enumerate(drawn, 1))
+    drawn = hypothesis.rows(schema, settings.drawn, settings.seed)
+    yield from ((f"drawn request {number}", row) for number, row in enumerate(drawn, 1))
 
 
 @dataclass
@@ -154,13 +158,17 @@ def saved(subject: gating.Subject[ParitySettings], holdout: Raw, served: Sequenc
 def look(subject: gating.Subject[ParitySettings]) -> gating.Looked:
     """Compute here, ask there, compare."""
     settings = subject.settings
-    if not settings.prediction or HOLDOUT not in settings.rows:
+    if not settings.prediction or HOLDOUT not in settings.rows or settings.drawn < 1:
         raise ConfigError(
-            f"gate parity needs `prediction`, the field of an answer, and `rows` with {HOLDOUT}",
-            "Say both under models.<model>.gates.parity or gates.parity.",
-            where="params.yaml",
+            f"gate parity needs `prediction`, the field of an answer, `rows` with {HOLDOUT}, some `drawn`",
+            "Say so under models.<model>.gates.parity or gates.parity.",
+            where=PARAMS,
         )
     pipeline = Pipeline.of(subject)
+    if not settings.tolerance >= 0:
+        raise ConfigError(
+            f"the tolerance {settings.tolerance} allows nothing", "Write 0 for none.", where=PARAMS
+        )
     order = sorted(settings.rows, key=lambda split: split != HOLDOUT)  # the holdout first: see `saved`
     raws = [sampled(subject, pipeline, split, settings.rows[split]) for split in order]
     with Endpoint(subject.endpoint, settings.timeout) as endpoint:
@@ -191,7 +199,7 @@ def compared(
         *seen.findings,
         parity.unanswered(seen.served),
         named,
-        *parity.feature_findings(skews, tolerance),
+        *parity.feature_findings(skews),
         parity.predictions("predictions", ours[kept].tolist(), theirs, rows, tolerance),
         saved(subject, raws[0], seen.served),
     ]

@@ -58,6 +58,8 @@ def served(row: str, features: Answer, predicted: Answer, prediction: str) -> Se
 def names(served: Sequence[Served], wanted: Sequence[str]) -> Finding:
     """Return whether every answer names the pipeline's features, all of them and no other."""
     found = {tuple(sorted(one.features)) for one in served if not one.problem}
+    if not any(found):
+        return gate.error("names of features", "names of features: no answer names a feature")
     odd = next((one for one in found if set(one) != set(wanted)), tuple(wanted))
     return gate.expected("names of features", odd if found else (), list(wanted), "features")
 
@@ -86,8 +88,8 @@ def skews(
     return sorted(found, key=lambda one: (-one.differing, -one.worst))
 
 
-def feature_findings(found: Sequence[Skew], tolerance: float) -> list[Finding]:
-    """Return a finding for each feature that differs by more than the tolerance, or one that none does."""
+def feature_findings(found: Sequence[Skew]) -> list[Finding]:
+    """Return a finding for all values, and one for each feature that differs by more than the tolerance."""
     if not found or not all(one.rows for one in found):
         return [gate.error("features", "features: there was no row or no feature to compare")]
     values = sum(one.rows for one in found)
@@ -99,7 +101,7 @@ def feature_findings(found: Sequence[Skew], tolerance: float) -> list[Finding]:
             )
             name = f"feature {one.feature}"
             findings.append(gate.none_of(name, one.differing, one.rows, "rows", text))
-    return [*findings, gate.at_least("tolerance", tolerance, 0)]
+    return findings
 
 
 def _shown(value: float | None) -> str:
@@ -112,8 +114,10 @@ def predictions(
     """Compare two predictions of each row; one that is no number is a difference."""
     if not len(pipeline) or len(pipeline) != len(service):
         return gate.error(name, f"{name}: {len(pipeline)} beside {len(service)} predictions")
+    if not all(map(math.isfinite, pipeline)):
+        return gate.error(name, f"{name}: not all of the pipeline's predictions are numbers")
     apart = [
-        difference(ours, theirs) if _number(theirs) and math.isfinite(ours) else math.inf
+        difference(ours, theirs) if _number(theirs) else math.inf
         for ours, theirs in zip(pipeline, service, strict=True)
     ]
     place = max(range(len(apart)), key=apart.__getitem__)
