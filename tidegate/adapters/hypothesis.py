@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import tempfile
 import warnings
 from collections.abc import Mapping
@@ -46,7 +47,7 @@ def rows(schema: Mapping[str, Any], count: int, seed: int) -> list[Any]:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 draw()
-        except (HypothesisException, ValueError, KeyError, TypeError, AssertionError) as error:
+        except (HypothesisException, re.error, ValueError, KeyError, TypeError, AssertionError) as error:
             text = f"no request can be drawn from the published schema: {type(error).__name__}: {error}"
             raise NoData(text, "Correct what services/<model>/schema.py declares.") from error
         finally:

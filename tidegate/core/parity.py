@@ -92,16 +92,20 @@ def feature_findings(found: Sequence[Skew]) -> list[Finding]:
     """Return a finding for all values, and one for each feature that differs by more than the tolerance."""
     if not found or not all(one.rows for one in found):
         return [gate.error("features", "features: there was no row or no feature to compare")]
-    values = sum(one.rows for one in found)
-    findings = [gate.none_of("features", sum(one.differing for one in found), values, "values")]
-    for one in found:
-        if one.differing:
-            text = (
-                f"{_shown(one.pipeline)} in the pipeline, {_shown(one.service)} in the service ({one.where})"
-            )
-            name = f"feature {one.feature}"
-            findings.append(gate.none_of(name, one.differing, one.rows, "rows", text))
-    return findings
+    values, differing = sum(one.rows for one in found), sum(one.differing for one in found)
+    first = f"{found[0].feature}, {_beside(found[0])}"
+    return [
+        gate.none_of("features", differing, values, "values", first),
+        *(
+            gate.none_of(f"feature {one.feature}", one.differing, one.rows, "rows", _beside(one))
+            for one in found
+            if one.differing
+        ),
+    ]
+
+
+def _beside(one: Skew) -> str:
+    return f"{_shown(one.pipeline)} in the pipeline, {_shown(one.service)} in the service ({one.where})"
 
 
 def _shown(value: float | None) -> str:
