@@ -8,15 +8,14 @@ runs, for their ratio, in which the machine's speed cancels out.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import msgspec
-import numpy as np
 from msgspec import Meta
 
-from tidegate import gating, stream, wiring
+from tidegate import gating, stream, turns, wiring
 from tidegate.adapters import locust
 from tidegate.core import gate
 from tidegate.core import load as compare
@@ -26,26 +25,7 @@ from tidegate.core.verdict import Finding, Verdict
 
 Above = Annotated[float, Meta(gt=0)]
 Share = Annotated[float, Meta(ge=0, le=1)]
-Margin = Annotated[float, Meta(gt=0, le=10)]
 Count = Annotated[int, Meta(ge=1)]
-
-
-class Margins(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """By how much worse than production's is accepted: 0.1 is ten percent."""
-
-    p50: Margin
-    p95: Margin
-    throughput: Margin  # of one connection
-
-
-class Turns(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Two releases, in turns."""
-
-    duration: Above  # seconds
-    warmup: Above  # seconds, not counted
-    min_answers: Count  # of each; fewer are INCONCLUSIVE
-    resolution: Share  # by which two processes of one release may differ by themselves
-    margins: Margins
 
 
 class Climb(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -73,13 +53,11 @@ class LoadSettings(gating.Settings, frozen=True):
     min_throughput: Above
     error_rate: Share
     climb: Climb
-    turns: Turns
+    turns: turns.Turns
 
 
 QUANTILES = {"p50": 0.50, "p95": 0.95, "p99": 0.99}
 SHOWN = (0.25, 0.50, 0.75, 0.90, 0.95, 0.99)
-COMPARED = {"p50": "ms", "p95": "ms", "throughput": "requests/s"}
-BLOCK = 0.1  # seconds: shorter than most of a machine's moods, longer than an answer
 
 
 @dataclass
@@ -184,75 +162,28 @@ def _climb(
 
 
 def _beside(sender: locust.Generator, subject: gating.Subject[LoadSettings]) -> _Seen:
-    """Take turns between a copy of the candidate and one of production's, until there is enough to tell."""
+    """Compare with a copy of what production runs."""
     candidate, production = subject.record(), subject.production()
     if production is None:
         return _Seen([gate.not_applicable("against production", "production runs no release of this model")])
     if production.id == candidate.id:
         return _Seen([gate.not_applicable("against production", f"production runs {candidate.id} itself")])
-    limits, turns = subject.settings, subject.settings.turns
-    sides = [compare.Side.none(), compare.Side.none()]
+    limits = subject.settings
     with subject.serve(candidate) as one, subject.serve(production) as other:
-        for number in range(limits.looks):
-            seen = sender.turns(
-                [f"{copy.url}/predict" for copy in (one, other)],
-                [one.pid, other.pid],
-                seconds=turns.duration,
-                warmup=turns.warmup,
-                seed=limits.seed + number,
-                block=BLOCK,
-            )
-            sides = [side.and_then(_side(seen, index)) for index, side in enumerate(sides)]
-            found = _compared(limits, sides)
-            if not any(finding.verdict is Verdict.INCONCLUSIVE for finding in found.findings):
-                break
-    return found
-
-
-def _side(seen: locust.Turns, index: int) -> compare.Side:
-    cpu = [np.nan if spent is None else spent for spent in seen.cpu[index]]
-    return compare.Side(
-        np.array(seen.latencies[index], dtype=float),
-        np.array(seen.blocks[index], dtype=np.int64),
-        np.array(cpu, dtype=float),
-        seen.failures[index],
-    )
-
-
-def _compared(limits: LoadSettings, sides: Sequence[compare.Side]) -> _Seen:
-    candidate, production = sides
-    turns = limits.turns
-    sample, errors = compare.whole(candidate, production, limits.error_rate, turns.min_answers)
-    confidence = 1 - 0.01 / limits.looks  # who may look again must be surer each time
-    found = compare.ratios(
-        candidate, production, seed=limits.seed, confidence=confidence, resolution=turns.resolution
-    )
-    pairs = [
-        gate.beside(
-            f"{name} against production",
-            found[name].candidate,
-            found[name].production,
-            (found[name].low, found[name].high),
-            getattr(turns.margins, name),
-            higher_is_better=name == "throughput",
-            scale="ratio",
-            confidence=confidence,
-            unit=unit,
-            hint="send for longer (`turns.duration`), on a quieter machine",
+        found = turns.take(
+            sender,
+            limits.turns,
+            one,
+            other,
+            looks=limits.looks,
+            error_rate=limits.error_rate,
+            seed=limits.seed,
         )
-        for name, unit in COMPARED.items()
-    ]
-    measured = {
-        "answers": [len(side.latencies) for side in sides],
-        "failures": [side.failures for side in sides],
-        "ratios": {name: asdict(ratio) for name, ratio in found.items()},
-        "confidence": confidence,
-    }
     return _Seen(
-        [errors, *gate.hold_back(sample, [finding for finding, _ in pairs])],
-        {"turns": measured},
-        [shown for _, shown in pairs if shown],
-        lines={"candidate": candidate.latencies, "production": production.latencies},
+        list(found.findings),
+        {"turns": found.measured},
+        list(found.comparisons),
+        lines=dict(found.latencies),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from pathlib import Path
 
@@ -161,3 +162,35 @@ def test_lines_are_known() -> None:
     """Every key and item has its line."""
     _, lines = read_yaml("a:\n  b:\n  - x\n  - y\n", "f")
     assert (lines["$.a"], lines["$.a.b"], lines["$.a.b[1]"]) == (1, 2, 4)
+
+
+# ---------------------------------------------------------------- prices
+def test_prices_are_read_with_their_machines() -> None:
+    """Each machine has a price by the hour, cores and, where it says so, GPUs."""
+    text = "prices: {currency: EUR, machines: {big: {perHour: 0.5, cores: 8}, gpu: {perHour: 2, gpus: 1}}}\n"
+    files = {"envs/platform.yaml": text, "envs/staging/platform.yaml": "plane: staging\n"}
+    prices = parse_platform(files, "staging").prices
+    assert prices.currency == "EUR"
+    assert (prices.machines["big"].per_hour, prices.machines["big"].cores) == (0.5, 8)
+    assert (prices.machines["big"].gpus, prices.machines["gpu"].gpus) == (0, 1)
+    assert parse_platform({"envs/staging/platform.yaml": ""}, "staging").prices.machines == {}
+
+
+@pytest.mark.parametrize(
+    ("machine", "told"),
+    [
+        ("{perHour: 0}", "more than 0"),
+        ("{perHour: -1}", "more than 0"),
+        ("{perHour: .nan}", "nan"),
+        ("{perHour: .inf}", "inf"),
+        ("{cores: 2}", "per"),
+        ("{perHour: 1, cores: 0}", "cores"),
+        ("{perHuor: 1}", "Did you mean `perHour`"),
+    ],
+)
+def test_a_price_that_is_none_is_refused(machine: str, told: str) -> None:
+    """Free, negative, missing and misspelt prices are one line with the file's name and line."""
+    files = {"envs/staging/platform.yaml": f"prices:\n  machines:\n    cpu: {machine}\n"}
+    with pytest.raises(ConfigError, match=re.escape(told)) as refused:
+        parse_platform(files, "staging")
+    assert "envs/staging/platform.yaml:" in str(refused.value)
