@@ -106,7 +106,11 @@ def declared(cut: Cutter, labels: Any, settings: SlicesSettings) -> tuple[list[s
     for name in settings.columns:
         values = cut.groups(name)
         some, out = slices.of_column(name, values, labels, support)
-        findings += [] if some else [slices.unsupported(name, support)]
+        if not some:
+            findings.append(slices.unsupported(name, support))
+        elif not any(support.holds(labels[one.elsewhere]) for one in some):
+            text = f"{some[0].name} in nearly each row: there are no other rows to compare with"
+            findings.append(gate.not_applicable(f"slices of {name}", text))
         found += some
         left += [out] * bool(out)
     if left:
@@ -199,13 +203,14 @@ def look(subject: gating.Subject[SlicesSettings]) -> gating.Looked:
         rows,
         settings.margins,
         settings.production,
+        support=slices.Support(settings.min_rows, settings.min_each),
         confidence=settings.confidence,
         threshold=settings.threshold,
     )
     told = [one for part in judged for one in slices.worst(part)]
     groups, tables = protected(cut, rows, settings)
     findings += [*(one.finding for one in told), *about, *more, *groups]
-    if not (some or found):
+    if not any(judged):
         findings.append(slices.unsupported("rows", slices.Support(settings.min_rows, settings.min_each)))
     rest, production = judged
     tables = [slices.table("Worst slices beside the other rows", rest, "elsewhere"), *tables]

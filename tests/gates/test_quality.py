@@ -66,16 +66,15 @@ def predict(labels: Any, signal: float) -> np.ndarray:
     return result
 
 
-@pytest.fixture
-def room(tmp_path: Path) -> GateRoom:
-    """A checkout with a good candidate of the model `toy`, and nothing in production."""
-    made = GateRoom(tmp_path, "quality", SETTINGS)
+def checkout(root: Path, gate: str, settings: dict[str, Any]) -> GateRoom:
+    """Make a checkout with the model `toy`, and nothing in production."""
+    made = GateRoom(root, gate, settings)
     for name in config.ENVIRONMENTS:
-        folder = tmp_path / "envs" / name
+        folder = root / "envs" / name
         folder.mkdir(parents=True)
         (folder / "release.yaml").write_text("models: {}\n")
         (folder / "platform.yaml").write_text("{}\n")
-    package = tmp_path / "models" / "toy"
+    package = root / "models" / "toy"
     package.mkdir(parents=True)
     ours = Path(__file__).parents[2] / "models" / "flight_delay" / "features.py"
     (package / "features.py").write_text(ours.read_text())
@@ -83,6 +82,13 @@ def room(tmp_path: Path) -> GateRoom:
     git(made, "add", "models")
     git(made, "commit", "-qm", "Features as production knows them")
     tiny_model(made.build / "model", late=0.2)
+    return made
+
+
+@pytest.fixture
+def room(tmp_path: Path) -> GateRoom:
+    """A checkout with a good candidate of the model `toy`, and nothing in production."""
+    made = checkout(tmp_path, "quality", SETTINGS)
     candidate(made, 1.2)
     return made
 

@@ -95,8 +95,8 @@ def _between(low: float | None, high: float | None) -> str:
 def of_column(name: str, values: Any, labels: Any, support: Support) -> tuple[list[Slice], str]:
     """Return a slice for each value that has support, and what is left out.
 
-    Values without support are judged together as one slice, `others`, if that has support. A value that
-    every row has makes a slice, too: beside production it can be judged, beside other rows it can't.
+    Values without support are judged together as one slice, `others`, if that has support and is not all
+    there is. A value that every row has makes a slice, too: beside production it can be judged.
     """
     everywhere = np.ones(len(labels), dtype=bool)
     found, small = [], []
@@ -107,7 +107,7 @@ def of_column(name: str, values: Any, labels: Any, support: Support) -> tuple[li
         else:
             small.append(value)
     others = np.isin(values, np.array(small, dtype=object)) if small else ~everywhere
-    if small and support.holds(labels[others]):
+    if small and found and support.holds(labels[others]):
         found.append(Slice(f"{name} = {OTHERS} ({listed(small)})", others, everywhere))
         return found, ""
     share = f"{others.sum():,} of {len(labels):,} rows"
@@ -165,10 +165,13 @@ def judge(
     margins: Mapping[str, float],
     beside_production: Mapping[str, float],
     *,
+    support: Support,
     confidence: float,
     threshold: float,
 ) -> tuple[list[Judged], list[Judged]]:
     """Return how each slice does beside the other rows, and beside production, which may be nothing.
+
+    A slice that leaves too few other rows for `support` is judged beside production only.
 
     All intervals together hold with `confidence`: a model that is nowhere worse than its margins has any
     slice called worse in at most 1 − confidence of all cases, however many slices are looked at.
@@ -183,7 +186,7 @@ def judge(
         here = one.here
         own = rows.labels[here], rows.candidate[here]
         other = rows.labels[one.elsewhere], rows.candidate[one.elsewhere]
-        for name, margin in margins.items() if one.elsewhere.any() else ():
+        for name, margin in margins.items() if support.holds(other[0]) else ():
             metric = scores.METRICS[name]
             found = paired.apart(metric, own, other, confidence=each, threshold=threshold)
             rest.append(_beside(one, int(here.sum()), found, margin, each, "the other rows"))
