@@ -51,7 +51,7 @@ class Check:
 
 def examine(checkout: Path | None) -> list[Check]:
     """Look at everything, in the order in which it is needed; `checkout` None means that there is none."""
-    checks = [check_python(), check_git(), *check_programs(), check_memory()]
+    checks = [check_python(), check_git(), *check_programs(), check_memory(), check_compiler()]
     if checkout is None:
         action = "Go to a clone of your repository; without one only this was looked at."
         return [*checks, Check("checkout", False, "no envs/ here or above", action)]
@@ -108,6 +108,13 @@ def check_memory() -> Check:
     free = psutil.virtual_memory().available
     action = f"Close something: {_size(MEMORY_NEEDED)} are comfortable."
     return Check("memory", free >= MEMORY_NEEDED, f"{_size(free)} available", action, required=False)
+
+
+def check_compiler() -> Check:
+    """Whether C can be compiled; a warning only, since just the gpu gate's faults are made of it."""
+    at = shutil.which("cc") or shutil.which("gcc")
+    action = "For `tidegate gate selftest` and the tests, install gcc and libc6-dev."
+    return Check("C compiler", at is not None, at or "not found", action, required=False)
 
 
 # ---------------------------------------------------------------- the home

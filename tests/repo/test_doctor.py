@@ -96,6 +96,15 @@ def test_a_program_that_is_not_there_is_named(tmp_path, monkeypatch):
     assert found == {"envoy": True, "act": False, "supervisord": False, "dvc": False, "bentoml": False}
 
 
+def test_no_compiler_is_a_warning(tmp_path, monkeypatch):
+    """Only faults of one gate are made of C: without it the rest works, and doctor says what does not."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    found = doctor.check_compiler()
+    assert not found.ok
+    assert not found.required
+    assert "gate selftest" in found.action
+
+
 def test_a_home_that_cannot_be_written_fails(tmp_path):
     """A home below a file fails with the way out, and one not made yet is asked of its parent."""
     (tmp_path / "file").write_text("")
