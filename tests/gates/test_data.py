@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pandas as pd
 import pytest
 
 from gates import data
-from tests.builders import GateRoom
+from tests.builders import GateRoom, record
 from tidegate import gating, report
 from tidegate.core.verdict import Verdict, worst
 
@@ -171,3 +173,127 @@ def test_settings_that_compare_nothing_are_an_error(
     assert data.GATE.main(["toy"]) == 3
     found = report.read_report(room.build / "gates" / "data.json").findings
     assert any(says in finding.reason for finding in found)
+
+
+# ---------------------------------------------------------------- what rows say of each other
+def failing(room: GateRoom, monkeypatch: pytest.MonkeyPatch) -> tuple[int, str]:
+    """Run the gate in this process; return its exit code and what held it back."""
+    monkeypatch.chdir(room.root)
+    code = data.GATE.main(["toy"])
+    findings = report.read_report(room.build / "gates" / "data.json").findings
+    return code, "; ".join(f.reason for f in findings if f.verdict.holds_back)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda t, h: (pd.concat([t, t.head(3)]), h), "train: rows there twice 0.04762 > limit 0"),
+        (lambda t, h: (pd.concat([t, h.head(3)]), h), "holdout: rows that are in train 0.1 > limit 0"),
+        (
+            lambda t, h: (t, pd.concat([h, t.head(3).assign(date="2013-05-20")])),
+            "holdout: rows that are in train but for date 0.09091 > limit 0",
+        ),
+        (lambda t, h: (t.assign(temp=t["late"] * 30.0), h), "leakage: AUC of temp alone 1 > limit 0.75"),
+        (lambda t, h: (t.assign(late=0), h), "leakage: AUC of temp alone: there is no number (nan)"),
+    ],
+)
+def test_rows_that_know_each_other_fail(
+    room: GateRoom, monkeypatch: pytest.MonkeyPatch, change: Any, says: str
+) -> None:
+    """Rows there twice, in both splits, in both under another date; a column that is the label; no label."""
+    train, holdout = change(frame(60), frame(30, month=5))
+    train.to_parquet(room.data / "train.parquet")
+    holdout.to_parquet(room.data / "holdout.parquet")
+    code, reasons = failing(room, monkeypatch)
+    assert code == 1
+    assert says in reasons
+
+
+def test_a_key_makes_a_row_what_it_is(room: GateRoom, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two rows of one key are one flight told twice, whatever else they say; a key nobody has is an ERROR."""
+    room.set({**SETTINGS, "key": ["distance", "carrier"]})
+    twice = pd.concat([frame(60), frame(1).assign(temp=12.0)], ignore_index=True)
+    twice.to_parquet(room.data / "train.parquet")
+    assert failing(room, monkeypatch) == (1, "train: rows there twice 0.01639 > limit 0")
+    room.set({**SETTINGS, "key": ["gone"]})
+    code, reasons = failing(room, monkeypatch)
+    assert code == 3
+    assert "a column of `key` is missing: gone" in reasons
+
+
+def produced(room: GateRoom, rows: dict[str, int] | None) -> None:
+    """Put a release into production that was made of so many rows."""
+    made = msgspec.structs.replace(record(1), rows=rows)
+    folder = room.root / "envs" / "releases" / "toy"
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {key: value for key, value in msgspec.to_builtins(made).items() if value is not None}
+    (folder / f"{made.id}.yaml").write_text(json.dumps(content))
+    (room.root / "envs" / "production" / "release.yaml").write_text(f"models: {{toy: {made.id}}}\n")
+
+
+def test_volume_is_held_beside_productions(room: GateRoom, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of the rows that production's release was made of still pass; less, or a multiple, fails."""
+    produced(room, {"train": 120, "holdout": 30})
+    assert failing(room, monkeypatch) == (0, "")
+    produced(room, {"train": 121, "holdout": 14})
+    code, reasons = failing(room, monkeypatch)
+    assert code == 1
+    assert "train: rows beside production's: 60 beside 121, ratio 0.4959 is not within 0.5 to 2" in reasons
+    assert "holdout: rows beside production's: 30 beside 14, ratio 2.143 is not within 0.5 to 2" in reasons
+
+
+@pytest.mark.parametrize("rows", [None, {"train": 60}])
+def test_a_volume_nobody_wrote_down_is_not_compared(
+    room: GateRoom, monkeypatch: pytest.MonkeyPatch, rows: dict[str, int] | None
+) -> None:
+    """Without a release in production, or where its record does not say, the report says so."""
+    produced(room, rows)
+    assert failing(room, monkeypatch)[0] == 0
+    findings = report.read_report(room.build / "gates" / "data.json").findings
+    (told,) = (f for f in findings if f.name == "holdout: rows beside production's")
+    assert told.verdict is Verdict.NOT_APPLICABLE
+    assert "does not say how many rows" in told.reason
+
+
+def test_no_rows_in_production_are_an_error(room: GateRoom, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A record of 0 rows gives no ratio, and a record that is gone can't be compared with."""
+    produced(room, {"train": 0, "holdout": 30})
+    assert failing(room, monkeypatch)[0] == 3
+    for path in (room.root / "envs" / "releases" / "toy").iterdir():
+        path.unlink()
+    assert failing(room, monkeypatch)[0] == 3
+
+
+@pytest.mark.parametrize(
+    "over",
+    [
+        {"duplicates": -0.1},
+        {"overlap": 1.5},
+        {"label_rate": [0.6, 0.2]},
+        {"volume": [2.0, 0.5]},
+        {"leakage": {"limit": 0.4}},
+        {"leakage": {"rows": 0}},
+        {"min_rows": {"train": -1}},
+    ],
+)
+def test_limits_that_limit_nothing_are_an_error(
+    room: GateRoom, monkeypatch: pytest.MonkeyPatch, over: dict[str, Any]
+) -> None:
+    """Negative shares, ranges upside down, an AUC that a coin reaches: refused before anything is read."""
+    room.set({**SETTINGS, **over})
+    code, reasons = failing(room, monkeypatch)
+    assert code == 3
+    assert "params.yaml" in reasons
+
+
+def test_another_unit_fails_by_its_mean(room: GateRoom, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Celsius is in range of Fahrenheit row by row; its mean is not."""
+    columns = {**SETTINGS["columns"], "temp": {**SETTINGS["columns"]["temp"], "mean": [30, 85]}}
+    room.set({**SETTINGS, "columns": columns})
+    assert failing(room, monkeypatch)[0] == 0
+    celsius = frame(30, month=5).assign(temp=lambda f: (f["temp"] - 32) / 1.8)
+    celsius.to_parquet(room.data / "holdout.parquet")
+    code, reasons = failing(room, monkeypatch)
+    assert code == 1
+    assert "holdout: temp mean" in reasons
+    assert "values" not in reasons

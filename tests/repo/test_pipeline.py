@@ -19,8 +19,9 @@ import yaml
 from models import register, stores
 from models.flight_delay import prepare, train
 from models.layout import Layout, run
-from tidegate import wiring
+from tidegate import report, wiring
 from tidegate.adapters import dvc
+from tidegate.core.verdict import Finding, Verdict
 from tidegate.errors import ConfigError, NoData, PlatformError, TidegateError
 from tidegate.files import digest_folder
 from tidegate.packaging import Layout as Packaged
@@ -311,6 +312,17 @@ def test_register_says_version_and_digest_and_tags_the_origin(tmp_path: Path, re
     assert tags["pipeline"].startswith("sha256:")
     (root / "dvc.lock").write_text(LOCK + LATER + "}\n")  # dvc writes it on while the stages run
     assert tags["pipeline"] == pipeline_digest(Packaged(root, "flights"))
+
+
+def test_register_says_of_how_many_rows(tmp_path: Path, registry: FakeRegistry) -> None:
+    """What the data gate counted goes on to the release's record; a report that is none says nothing."""
+    root = repository(tmp_path)
+    rows = {"train": 12, "holdout": 5}
+    finding = Finding("rows", Verdict.PASS, 12.0, 1.0, "enough")
+    report.write(report.Report("data", "flights", (finding,), {"rows": rows}), root / "build/flights/gates")
+    assert register.register(Layout("flights", root))["rows"] == rows
+    (root / "build/flights/gates/data.json").write_text("{")
+    assert "rows" not in register.register(Layout("flights", root))
 
 
 def test_register_marks_a_commit_that_does_not_hold_the_files(tmp_path: Path, registry: FakeRegistry) -> None:

@@ -61,7 +61,7 @@ def layout(tmp_path: Path) -> Layout:
     made.artifact.mkdir(parents=True)
     (made.artifact / "model.onnx").write_text("model")
     registered = {"name": "flight-delay", "version": 7, "digest": digest_folder(made.artifact)}
-    (made.build / "register.json").write_text(json.dumps(registered))
+    (made.build / "register.json").write_text(json.dumps({**registered, "rows": {"train": 9, "holdout": 4}}))
     (made.build / "gates").mkdir()
     for gate in REQUIRED_GATES:
         finding = Finding("rows", Verdict.PASS, 1.0, 1.0, "as told")
@@ -89,6 +89,7 @@ def test_a_release_ties_everything_together(layout: Layout) -> None:
     assert (layout.build / "release.yaml").read_text() == path.read_text()
     assert record.commit == _git(layout.checkout, "rev-parse", "HEAD")
     assert (record.registry.version, record.artifact) == (7, digest_folder(layout.artifact))
+    assert record.rows == {"train": 9, "holdout": 4}
     assert set(record.gates) == {*REQUIRED_GATES, "report"}
     assert bentos.built[0].artifact == layout.artifact
     assert any(record.id in line for line in lines)
