@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from tidegate import changes, gating, report, shelf, wiring
+from tidegate import changes, gating, report, shelf, staging, wiring
 from tidegate.config import Platform
 from tidegate.core.promotion import Facts, Target
 from tidegate.core.release import ReleaseRecord
+from tidegate.core.verdict import Verdict
 from tidegate.documents import convert, read_yaml
 from tidegate.errors import NoData, TidegateError
 from tidegate.files import write_atomic
@@ -18,31 +19,31 @@ from tidegate.promotion import Origin
 from tidegate.report import html, markdown
 from tidegate.report.page import Code, Link, Material, Page, Rollout, Words, page
 
-LATER: Mapping[str, str] = {
-    "release": "runs once the release is packaged",
-    "endpoint": "runs against the release in staging",
-}
-STAGES = ("files", "release", "endpoint")  # each can run what those before it can
+UNPACKAGED = "runs once the release is packaged"
+UNSTAGED = "runs against the release in staging"
 
 
 # ---------------------------------------------------------------- gathering
-def gather(root: Path, model: str, *, stage: str = "") -> Material:
+def gather(root: Path, model: str, *, staged: bool | None = None) -> Material:
     """Return what a checkout knows of a model: its reports, held against its files, and what changed.
 
-    `stage` is how far the model is (one of STAGES; by default as far as its files and reports say): gates
-    that can run by then and did not report are ERROR, later ones are pending. Raises NoData when nothing of
-    the model was built here.
+    A gate that can have run and did not report is ERROR, one whose turn comes later is pending. `staged` says
+    whether those of staging can have run, by default whether one of them reports on the release that was
+    packaged here. Raises NoData when nothing of the model was built here.
     """
     folder = root / "build" / model
     if not folder.is_dir():
         raise NoData(f"nothing of {model} was built here", "Run `dvc repro`.")
     record = packaged(root, model)
     release = record.id if record else ""
-    found = {each.gate: each for each in report.read_folder(folder / "gates")}
-    needs = _needs(root)
-    stage = stage or _stage(found, needs, record)
-    due = [name for name, need in needs.items() if STAGES.index(need) <= STAGES.index(stage)]
-    pending = {name: LATER[need] for name, need in needs.items() if name not in due}
+    found = {each.gate: each for each in report.read_folder(folder / "gates") if not _empty(each)}
+    late = staging.gates(root)
+    if staged is None:
+        staged = bool(record) and any(found[g].source.release == release for g in late if g in found)
+    names = list(dict.fromkeys([*gating.names(root), *late]))
+    pending = {} if staged else dict.fromkeys(late, UNSTAGED)
+    if record is None:
+        pending |= {name: UNPACKAGED for name in names if name not in late and _needs(root, name) != "files"}
     shown = [
         report.current(each, root, model=model, release=release)
         for name, each in found.items()
@@ -50,35 +51,29 @@ def gather(root: Path, model: str, *, stage: str = "") -> Material:
     ]
     return Material(
         model,
-        report.with_missing(shown, due),
+        report.with_missing(shown, [name for name in names if name not in pending]),
         release=release,
         changes=changes.since_production(root, model, record),
         pending=pending,
-        files={name: _file(root, model, name) for name in (*needs, *found)},
+        files={name: _file(root, model, name) for name in (*names, *found)},
     )
+
+
+def _empty(found: report.Report) -> bool:
+    """Tell whether this is only the pipeline's word that there are no gates of a user's own."""
+    return found.gate == "added" and found.verdict is Verdict.NOT_APPLICABLE
 
 
 def _file(root: Path, model: str, gate: str) -> str:
     return (gating.folder(root, model, gate) / f"{gate}.json").relative_to(root).as_posix()
 
 
-def _stage(found: Mapping[str, report.Report], needs: Mapping[str, str], record: ReleaseRecord | None) -> str:
-    """Return how far a model is; an endpoint's report counts if it is about the release packaged here."""
-    if record is None:
+def _needs(root: Path, name: str) -> str:
+    """Return when a gate can run. One that can't be loaded is due at once, and so shown as missing."""
+    try:
+        return gating.load(root, name).needs
+    except (TidegateError, ImportError, SyntaxError):
         return "files"
-    asked = [found[name] for name, need in needs.items() if need == "endpoint" and name in found]
-    return "endpoint" if any(each.source.release == record.id for each in asked) else "release"
-
-
-def _needs(root: Path) -> dict[str, str]:
-    """Return gate → when it can run. One that can't be loaded is due at once, and so shown as missing."""
-    needs: dict[str, str] = {}
-    for name in gating.names(root):
-        try:
-            needs[name] = gating.load(root, name).needs
-        except (TidegateError, ImportError, SyntaxError):
-            needs[name] = "files"
-    return needs
 
 
 def packaged(root: Path, model: str) -> ReleaseRecord | None:
@@ -107,21 +102,31 @@ def write(root: Path, material: Material, *, share: int = 1) -> tuple[Page, str]
 def known(origin: Origin, target: Target, rollout: Rollout | None = None) -> Material:
     """Return what a promotion's page is made of: what was built here, else what was kept when it was.
 
-    Where neither is about this release there are no reports, and the page is ERROR.
+    Beyond staging, a gate that still waits for its turn is ERROR. Where nothing is known of this release
+    there are no reports, and so is the page.
     """
-    stage = "release" if target.environment == "staging" else "endpoint"
+    first = target.environment == "staging"
     kept = shelf.take(origin, target.model, target.release)
-    before = tuple(kept.rollouts) if kept else ()
-    try:
-        here = gather(origin.checkout, target.model, stage=stage)
-    except TidegateError:
-        here = None
-    if here is not None and here.release == target.release and (stage == "release" or not kept or not before):
+    here = _here(origin, target, staged=False if first else None)
+    if here is not None and (first or not here.pending):
         material = here
     else:
-        material = kept or Material(target.model, (), release=target.release)
-    others = tuple(r for r in before if rollout is None or r.environment != rollout.environment)
-    return replace(material, rollouts=(*others, *([rollout] if rollout else [])))
+        material = kept or here or Material(target.model, (), release=target.release)
+    if material.pending and not first:
+        missed = report.with_missing(material.reports, list(material.pending))
+        material = replace(material, reports=missed, pending={})
+    before = [
+        r for r in (kept.rollouts if kept else ()) if not rollout or r.environment != rollout.environment
+    ]
+    return replace(material, rollouts=(*before, *([rollout] if rollout else [])))
+
+
+def _here(origin: Origin, target: Target, *, staged: bool | None) -> Material | None:
+    try:
+        found = gather(origin.checkout, target.model, staged=staged)
+    except TidegateError:
+        return None
+    return found if found.release == target.release else None
 
 
 def body(origin: Origin, target: Target, material: Material) -> Callable[[Facts], str]:

@@ -114,7 +114,10 @@ def test_a_line_over_uneven_numbers_is_resampled() -> None:
     line = Series("a", (0.0, 1.0, 10.0), (0.0, 10.0, 100.0))
     text = mermaid.fenced(Chart("uneven", "line", (line,)))
     assert "0 --> 10\n" in text
-    assert "line [0, 50, 100]" in text
+    row = [float(n) for n in text.split("line [")[1].split("]")[0].split(", ")]
+    assert row == pytest.approx([100 * i / (len(row) - 1) for i in range(len(row))], abs=1e-4)
+    even = mermaid.fenced(Chart("even", "line", (Series("a", (0.0, 1.0, 2.0), (0.0, 5.0, 1.0)),)))
+    assert "line [0, 5, 1]" in even
 
 
 def test_what_has_no_number_is_a_gap_that_is_told() -> None:

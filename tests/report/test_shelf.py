@@ -165,3 +165,13 @@ def test_the_record_of_the_page_is_the_packaged_one(origin: promotion.Origin) ->
     (layout.build / "gates").mkdir(parents=True)
     (layout.build / "release.yaml").write_text(packaging.record_text(made))
     assert pages.gather(origin.checkout, made.model).release == made.id
+
+
+def test_beyond_staging_a_gate_that_did_not_run_is_an_error(origin: promotion.Origin) -> None:
+    """What is pending on the way into staging has no excuse on the way out of it."""
+    waiting = replace(material(), pending={"load": pages.UNSTAGED}, rollouts=())
+    shelf.put(origin, waiting, RELEASE, {})
+    assert "load" in pages.known(origin, Target("staging", "toy", RELEASE)).pending
+    late = pages.known(origin, Target("canary", "toy", RELEASE))
+    assert late.pending == {}
+    assert [each.gate for each in late.reports if each.verdict is Verdict.ERROR] == ["load"]

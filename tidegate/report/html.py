@@ -47,6 +47,7 @@ caption { text-align: left; font-weight: 600; padding: .3rem 0; }
 th, td { border: 1px solid var(--line); padding: .3rem .6rem; text-align: left; vertical-align: top; }
 th { background: var(--tint); font-weight: 600; }
 td { max-width: 28rem; }
+td.short { white-space: nowrap; }
 td.long { min-width: 13rem; }
 .right { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 code, pre { font: .85em ui-monospace, "SF Mono", Menlo, Consolas, monospace; }
@@ -147,7 +148,7 @@ def _class(grid: Grid, place: int, cell: Shown = "") -> str:
     if place in grid.right:
         return "right"
     shown = cell.text if isinstance(cell, Code | Strong | Link) else cell
-    return "long" if len(shown) > 32 else ""
+    return "long" if len(shown) > 32 else "short" if len(shown) < 16 else ""
 
 
 def _words(words: Words) -> list[str]:

@@ -20,7 +20,7 @@ from tidegate.core.verdict import Finding, Verdict, worst
 from tidegate.report.document import Report, plain
 
 MOST_ROWS = 25  # of a table that is not folded
-MOST_COMMITS = 15
+MOST_COMMITS = 10
 MOST_MEASURED = 6000  # characters of a gate's measurements
 SEVEREST_FIRST = (
     *(Verdict.FAIL, Verdict.ERROR, Verdict.INCONCLUSIVE),
@@ -320,11 +320,12 @@ def _code(changes: Changes) -> list[Block]:
     added, removed = (sum(getattr(f, side) or 0 for f in changes.files) for side in ("added", "removed"))
     counted = f"{len(changes.files)} files, {added:,} lines added, {removed:,} removed"
     blocks: list[Block] = [Words((f"Code: {counted}; {len(changes.commits)} commits.",))]
-    shown = tuple((Code(c.id[:8]), c.subject) for c in changes.commits[:MOST_COMMITS])
+    shown: list[tuple[Shown, ...]] = [(Code(c.id[:8]), c.subject) for c in changes.commits[:MOST_COMMITS]]
+    more = len(changes.commits) - len(shown)
     if shown:
-        more = len(changes.commits) - len(shown)
-        caption = f"and {more} older ones" if more > 0 else ""
-        blocks.append(Grid(("commit", "subject"), shown, caption=caption))
+        blocks.append(
+            Grid(("commit", "subject"), (*shown, *([("…", f"and {more} older ones")] if more else ())))
+        )
     files = tuple((Code(f.path), _lines(f.added), _lines(f.removed)) for f in changes.files)
     if files:
         grid = Grid(("file", "added", "removed"), files, frozenset({1, 2}))
@@ -400,7 +401,7 @@ def _shows(report: Report) -> list[Block]:
 def beside(comparisons: Sequence[Comparison], against: str = "") -> Grid:
     """Return comparisons with production as a table: both numbers, the interval, and the word."""
     scales = {each.scale for each in comparisons}
-    levels = " or ".join(sorted({f"{each.confidence * 100:.3g}%" for each in comparisons}))
+    levels = " or ".join(sorted({_percent(each.confidence) for each in comparisons}))
     head = f"{' or '.join(sorted(scales))} ({levels} interval)"
     production = f"production {against}".strip()
     columns = ("measure", "so it is", "candidate", production, head, "accepted")
@@ -416,6 +417,12 @@ def beside(comparisons: Sequence[Comparison], against: str = "") -> Grid:
         for each in comparisons
     )
     return Grid(columns, rows, frozenset({2, 3, 4, 5}))
+
+
+def _percent(share: float) -> str:
+    """Return a confidence in percent with as many digits as it takes not to call it certain."""
+    digits = next((d for d in (3, 4, 5, 6) if float(f"{share * 100:.{d}g}") < 100 or share >= 1), 7)
+    return f"{share * 100:.{digits}g}%"
 
 
 def _with_unit(number: float | None, unit: str) -> str:
@@ -515,7 +522,7 @@ def value(number: Cell | Any) -> str:
         return "–"
     if isinstance(number, bool) or not isinstance(number, int | float):
         return str(number)
-    return compare.show(number)
+    return f"{number:,.0f}" if 1000 <= abs(number) < 1e15 else compare.show(number)
 
 
 _HIDDEN = re.compile(
