@@ -23,8 +23,8 @@ def tiny_model(folder: Path, *, late: float = 0.3, rows: int = 3) -> Path:
     weights[features.FEATURES.index("hour")] = 0.001
     constants = {"zero": np.float32(0), "one": np.float32(1), "weights": weights, "bias": np.float32(late)}
     nodes = [
-        helper.make_node("IsNaN", ["input"], ["unknown"]),
-        helper.make_node("Where", ["unknown", "zero", "input"], ["known"]),
+        helper.make_node("IsNaN", ["features"], ["unknown"]),
+        helper.make_node("Where", ["unknown", "zero", "features"], ["known"]),
         helper.make_node("MatMul", ["known", "weights"], ["sum"]),
         helper.make_node("Add", ["sum", "bias"], ["late"]),
         helper.make_node("Sub", ["one", "late"], ["on_time"]),
@@ -35,7 +35,7 @@ def tiny_model(folder: Path, *, late: float = 0.3, rows: int = 3) -> Path:
     graph = helper.make_graph(
         nodes,
         "tiny",
-        [value("input", TensorProto.FLOAT, [None, count])],
+        [value("features", TensorProto.FLOAT, [None, count])],
         [value("label", TensorProto.INT64, [None]), value("probabilities", TensorProto.FLOAT, [None, 2])],
         [numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items()],
     )
