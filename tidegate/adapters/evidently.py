@@ -9,6 +9,7 @@ from typing import Any, Literal
 from tidegate.errors import ConfigError, NoData
 
 Kind = Literal["number", "category"]
+PLACES = 9
 
 # Without a method, Evidently takes one by the number of rows, and the meaning of its value turns
 # over: a p-value (low = drift) up to 1,000 rows, a distance (high = drift) above. Both of these are
@@ -37,7 +38,9 @@ def distances(current: Any, reference: Any, columns: Mapping[str, Kind]) -> dict
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # pandas' words to Evidently, not to us
             # The threshold decides only what Evidently calls drifted; the gate decides by the distance.
-            found[name] = float(measure(old[name], new[name], types[kind], 0.1).drift_score)
+            distance = measure(old[name], new[name], types[kind], 0.1).drift_score
+        # Evidently adds categories up in the order of a set, which is another in each process.
+        found[name] = round(float(distance), PLACES)
     return found
 
 
