@@ -3,7 +3,7 @@
 Its limits (seen with mermaid 11): plain decimals only, no gaps, the points of a line evenly spaced, bars of
 several series drawn over each other, no legend, `&` and `<` shown as entities. So: what has no number in
 every series is left out and said, a line over uneven numbers is resampled, bars of several series take
-turns, and the caption names the colours.
+turns, and the caption names axes and colours.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ def fenced(chart: Chart) -> str:
         "---",
         f"xychart-beta{' horizontal' * lying}",
         f"  title {quoted(chart.title, 70)}",
-        f"  x-axis {_axis(chart.x_title, drawn.places)}",
-        f"  y-axis {quoted(chart.y_title, 40)} {decimal(low)} --> {decimal(high)}",
+        f"  x-axis {_axis(drawn.places)}",
+        f"  y-axis {decimal(low)} --> {decimal(high)}",
         *(f"  {kind} [{', '.join(decimal(max(low, min(high, n))) for n in row)}]" for _, row in drawn.series),
         "```",
     ]
@@ -72,7 +72,9 @@ def crowded(chart: Chart) -> bool:
 
 
 def _caption(chart: Chart, drawn: _Drawn) -> str:
-    parts = []
+    # Not in the chart: where that is drawn small, mermaid lays an axis' title over its numbers.
+    titles = [plain(title, 40) for title in (chart.y_title, chart.x_title)]
+    parts = [" by ".join(title for title in titles if title)] if any(titles) else []
     if len(drawn.series) > 1:
         parts.append(" · ".join(f"{COLOURS[i][0]} {plain(s, 40)}" for i, (s, _) in enumerate(drawn.series)))
     hidden = len(chart.series) - len(drawn.series)
@@ -83,9 +85,9 @@ def _caption(chart: Chart, drawn: _Drawn) -> str:
     return f"<sub>{'; '.join(parts)}</sub>" if parts else ""
 
 
-def _axis(title: str, places: Sequence[str] | tuple[float, float]) -> str:
+def _axis(places: Sequence[str] | tuple[float, float]) -> str:
     if places and isinstance(places[0], float):
-        return f"{quoted(title, 40)} {decimal(places[0])} --> {decimal(float(places[1]))}"
+        return f"{decimal(places[0])} --> {decimal(float(places[1]))}"
     # Equal names would be one place: blanks, which show as nothing, tell them apart.
     seen: set[str] = set()
     names = []
@@ -95,7 +97,7 @@ def _axis(title: str, places: Sequence[str] | tuple[float, float]) -> str:
             name += " "
         seen.add(name)
         names.append(f'"{name}"')
-    return f"{quoted(title, 40)} [{', '.join(names)}]"
+    return f"[{', '.join(names)}]"
 
 
 def _bars(chart: Chart) -> _Drawn | None:
@@ -208,7 +210,7 @@ def _name(cell: Cell) -> str:
 def plain(text: str, most: int) -> str:
     """Return a text of letters, digits and signs that mean nothing to mermaid or to HTML."""
     kept = re.sub(r"[^\w .,:°%/()=+×÷–—·≥≤-]|_{2,}", " ", text)
-    flat = " ".join(kept.split())
+    flat = " ".join(re.sub(r"://|www\.|(?<!\w)_|_(?!\w)", " ", kept).split())
     return flat if len(flat) <= most else f"{flat[: most - 1]}…"
 
 

@@ -8,6 +8,7 @@ for want of room is left out from the least important end.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -360,7 +361,7 @@ def _exhibited(reports: Sequence[Report], files: Mapping[str, str]) -> list[Sect
     others = [report for report in reports if report.gate not in TITLES and report.comparisons]
     return sections + [
         Section(
-            f"{report.gate} beside production's",
+            f"{report.gate.capitalize()} beside production's",
             (beside(report.comparisons, report.source.against),),
             _made(report, files),
         )
@@ -407,7 +408,7 @@ def beside(comparisons: Sequence[Comparison], against: str = "") -> Grid:
     columns = ("measure", "so it is", "candidate", production, head, "accepted")
     rows = tuple(
         (
-            Strong(each.name.removesuffix(" against production")),
+            Strong(re.sub(" (against|beside) production", "", each.name)),
             Strong(each.word),
             _with_unit(each.candidate, each.unit),
             _with_unit(each.production, each.unit),
@@ -454,7 +455,7 @@ def _accepted(each: Comparison) -> str:
 
 
 def tabled(table: Table) -> list[Block]:
-    """Return a gate's table; of a long one the rest is folded, in the order that the gate gave it."""
+    """Return a gate's table in the order that the gate gave it; of a long one the beginning."""
     right = frozenset(
         place
         for place in range(len(table.columns))
@@ -468,7 +469,7 @@ def tabled(table: Table) -> list[Block]:
     rest = rows[MOST_ROWS:]
     if not rest:
         return [first]
-    return [first, Fold(f"{table.title}: {len(rest)} more rows", (Grid(table.columns, rest, right),))]
+    return [first, Words((f"… and {len(rest)} more rows in the report.",))]
 
 
 def _number(cell: Cell) -> bool:
@@ -522,6 +523,8 @@ def value(number: Cell | Any) -> str:
         return "–"
     if isinstance(number, bool) or not isinstance(number, int | float):
         return str(number)
+    if 1e-9 < abs(number) < 1e-4:
+        return f"{number:.{3 - math.floor(math.log10(abs(number)))}f}"
     return f"{number:,.0f}" if 1000 <= abs(number) < 1e15 else compare.show(number)
 
 
