@@ -153,3 +153,25 @@ def test_a_refusal_is_a_4xx_that_blames_the_field(
 ) -> None:
     """Another field, no field, another kind of 4xx, a success or a crash are not the refusal asked for."""
     assert gate.refusal("case", status, named, field).verdict is verdict
+
+
+@pytest.mark.parametrize(
+    ("observed", "interval", "limit", "verdict"),
+    [
+        (0.1, (0.05, 0.2), 0.2, Verdict.PASS),
+        (0.3, (0.21, 0.4), 0.2, Verdict.FAIL),
+        (0.3, (0.2, 0.4), 0.2, Verdict.INCONCLUSIVE),
+        (0.1, (0.0, 0.3), 0.2, Verdict.INCONCLUSIVE),
+        (math.nan, (0.0, 0.3), 0.2, Verdict.ERROR),
+        (0.1, (0.0, math.nan), 0.2, Verdict.ERROR),
+        (0.1, (0.0, math.inf), 0.2, Verdict.ERROR),
+        (0.1, (0.3, 0.0), 0.2, Verdict.ERROR),
+        (0.1, (0.0, 0.1), math.nan, Verdict.ERROR),
+        (0.1, (0.0, 0.1), None, Verdict.ERROR),
+    ],
+)
+def test_a_number_with_an_interval_passes_only_with_all_of_it(
+    observed: float, interval: tuple[float, float], limit: float | None, verdict: Verdict
+) -> None:
+    """PASS by the upper end, FAIL by the lower one, INCONCLUSIVE between, ERROR without numbers."""
+    assert gate.surely_at_most("x", observed, interval, limit).verdict is verdict
