@@ -19,7 +19,7 @@ from tidegate.machine.copies import Copy
 
 Margin = Annotated[float, Meta(gt=0, le=10)]
 Seconds = Annotated[float, Meta(gt=0)]
-BLOCK = 0.1  # seconds: shorter than most of a machine's moods, longer than an answer
+BLOCK = 0.25  # seconds: longer than most of a machine's moods last, or they would count as many
 COMPARED = {"p50": "ms", "p95": "ms", "throughput": "requests/s"}
 
 

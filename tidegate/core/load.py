@@ -124,13 +124,16 @@ def ratios(
 
     The interval is a percentile bootstrap over time blocks (Künsch 1989), the same blocks for both sides: a
     stall of the machine is drawn, or not drawn, for both. It is widened by `resolution`, by which two
-    processes of one and the same release may differ (layout in memory, core, port). NaN without two blocks.
+    processes of one and the same release may differ (layout in memory, core, port). Throughput counts the
+    slowest twentieth of all answers as if they were the fastest of them: a stall of a second would outweigh a
+    thousand answers, and p95 tells the tail. Empty without two blocks in which both answered.
     """
     shared = np.intersect1d(candidate.blocks, production.blocks)
     if len(shared) < 2:
         return {}
     draws = np.random.default_rng(seed).multinomial(len(shared), [1 / len(shared)] * len(shared), resamples)
-    sides = [_measures(side, shared, draws) for side in (candidate, production)]
+    cap = float(np.quantile(np.concatenate([candidate.latencies, production.latencies]), 0.95))
+    sides = [_measures(side, shared, draws, cap) for side in (candidate, production)]
     found = {}
     for name, (one, of_one) in sides[0].items():
         other, of_other = sides[1][name]
@@ -143,7 +146,7 @@ def ratios(
 
 
 def _measures(
-    side: Side, shared: NDArray[np.int64], draws: NDArray[np.int64]
+    side: Side, shared: NDArray[np.int64], draws: NDArray[np.int64], cap: float
 ) -> dict[str, tuple[float, Floats]]:
     """Return each measure of a side, and its value in each resample of the shared blocks."""
     inside = np.isin(side.blocks, shared)
@@ -151,7 +154,7 @@ def _measures(
     latencies = side.latencies[inside][order]
     place = np.searchsorted(shared, side.blocks[inside][order])
     answers = np.bincount(place, minlength=len(shared)).astype(float)
-    times = np.bincount(place, weights=latencies, minlength=len(shared))
+    times = np.bincount(place, weights=np.minimum(latencies, cap), minlength=len(shared))
     cpu = side.cpu[shared]
     found: dict[str, tuple[float, Floats]] = {}
     for name, share in (("p50", 0.50), ("p95", 0.95)):

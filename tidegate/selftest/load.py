@@ -21,10 +21,16 @@ QUICK: dict[str, Any] = {
     "rate": 100,
     "warmup": 0.1,
     "duration": 0.8,
-    "looks": 2,
+    "looks": 3,
     "min_requests": 50,
     "climb": {"step": 0.2, "top": 100},
-    "turns": {"duration": 1, "warmup": 0.1, "min_answers": 100},
+    # Wide, since the runs are short; the faults are wider.
+    "turns": {
+        "duration": 1,
+        "warmup": 0.1,
+        "min_answers": 20,
+        "margins": {"p50": 0.4, "p95": 4.0, "throughput": 0.5},
+    },
 }
 
 SERVING = "src/tidegate/serving.py"  # which every Bento brings along, whatever its model is
@@ -68,9 +74,10 @@ def each_answer(statement: str) -> Callable[[Path], None]:
     return edit
 
 
-def slower(room: Room, seconds: float) -> None:
-    """Make a candidate that sleeps before each answer."""
+def slower(room: Room, seconds: float, theirs: float = 0.01) -> None:
+    """Let the candidate sleep so long before each answer, and production's release so long as `theirs`."""
     room.candidate(room.bento("slower", each_answer(f"time.sleep({seconds})")))
+    room.in_production(room.bento("quicker", each_answer(f"time.sleep({theirs})")))
 
 
 def _alone(make: Callable[[Room], None]) -> Callable[[Room], None]:
@@ -199,14 +206,22 @@ FAULTS: tuple[Fault, ...] = (
     _fault("stream missing", Verdict.ERROR, _no_rows_at_all),
     _fault("truncated stream", Verdict.ERROR, _half_a_file),
     _fault("missing column", Verdict.ERROR, _rows(lambda frame: frame.drop(columns=frame.columns[1]))),
-    _fault("twice as slow as production", Verdict.FAIL, lambda room: slower(room, 0.001)),
+    _fault(
+        "twice as slow as production", Verdict.FAIL, lambda room: slower(room, 0.02), turns={"duration": 2}
+    ),
     _fault("a copy that fails one request in fifty", Verdict.FAIL, _failing_copy),
     _fault("production's copy fails", Verdict.ERROR, _failing_production),
     _fault("a candidate that does not start", Verdict.ERROR, _broken),
     _fault("a Bento that is not the recorded one", Verdict.ERROR, _changed_after),
     _fault("production's Bento missing", Verdict.ERROR, _production_gone),
     _fault("production's record missing", Verdict.ERROR, _production_unrecorded),
-    _fault("too few answers in turns", Verdict.INCONCLUSIVE, lambda room: None, turns={"min_answers": 10**6}),
+    _fault(
+        "too few answers in turns",
+        Verdict.INCONCLUSIVE,
+        lambda room: None,
+        looks=1,
+        turns={"min_answers": 10**6},
+    ),
     _fault("no release", Verdict.ERROR, _no_release),
     _fault("wrong threshold key", Verdict.ERROR, _as_it_is, p59=100),
     _fault("negative threshold", Verdict.ERROR, _as_it_is, p95=-300),
