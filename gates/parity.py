@@ -25,6 +25,7 @@ from tidegate.core.parity import Served
 from tidegate.core.verdict import Finding
 from tidegate.endpoint import FEATURES, PREDICT, Endpoint, Silent
 from tidegate.errors import ConfigError, NoData
+from tidegate.files import digest_folder
 
 HOLDOUT = "holdout"
 PARAMS = "params.yaml"
@@ -182,6 +183,17 @@ def look(subject: gating.Subject[ParitySettings]) -> gating.Looked:
     return compared(subject, pipeline, raws, seen)
 
 
+def same_model(subject: gating.Subject[ParitySettings]) -> list[Finding]:
+    """Return an ERROR when the model here is not the release's: then nothing can be said of the release."""
+    if not subject.release:
+        return []
+    found, named = digest_folder(subject.built("model")), subject.record().artifact
+    if found == named:
+        return []
+    text = f"build/ holds the model {found[:19]}…, and release {subject.release} was made of {named[:19]}…"
+    return [gate.error("model", f"{text}: run `dvc repro` or `dvc pull` at the release's commit")]
+
+
 def compared(
     subject: gating.Subject[ParitySettings], pipeline: Pipeline, raws: Sequence[Raw], seen: Seen
 ) -> gating.Looked:
@@ -196,6 +208,7 @@ def compared(
     theirs, rows = [one.prediction for one in served], [one.row for one in served]
     findings = [
         contract.who(seen.answers, subject.release),
+        *same_model(subject),
         *seen.findings,
         parity.unanswered(seen.served),
         named,

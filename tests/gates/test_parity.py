@@ -19,9 +19,10 @@ import pytest
 from gates import parity
 from models.flight_delay import features, score
 from services.flight_delay.schema import Delay, Flight
-from tests.builders import flight_row, tiny_model
+from tests.builders import flight_row, record, tiny_model
 from tidegate import report
 from tidegate.core.verdict import Verdict
+from tidegate.files import digest_folder
 from tidegate.serving import OnnxModel, Predictions, describe
 
 MODEL = "flight-delay"
@@ -66,6 +67,13 @@ class Room:
         matrix = features.compute_columns(frame, features.load(self.model / "features.json"))
         values = score.score(score.session(self.model / "model.onnx"), matrix)
         pd.DataFrame({"probability": change(values)}).to_parquet(self.build / "predictions.parquet")
+
+    def release(self, artifact: str) -> str:
+        """Package a release of a model's files, and return its id."""
+        made = msgspec.structs.replace(record(1, MODEL), artifact=artifact)
+        content = {key: value for key, value in msgspec.to_builtins(made).items() if value is not None}
+        (self.build / "release.yaml").write_text(json.dumps(content))
+        return str(made.id)
 
     def set(self, over: dict[str, Any]) -> None:
         """Write params.yaml."""
@@ -198,9 +206,20 @@ def test_saved_predictions_of_another_model_fail(room: Room) -> None:
 
 def test_the_release_that_was_asked_for_must_answer(room: Room) -> None:
     """With --release, a staging plane that still serves the one before fails."""
+    wanted = room.release(digest_folder(room.model))
     with serve(room.model) as url:
-        code, found = room.look(url, "--release", "bbbbbbbbbbbb")
+        code, found = room.look(url, "--release", wanted)
     assert (code, failed(found)) == (1, {"release that answers"})
+
+
+def test_another_model_in_the_checkout_is_an_error(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What lies in build/ must be what the release was made of, or nothing can be said of the release."""
+    wanted = room.release("sha256:another")
+    monkeypatch.setenv("TIDEGATE_RELEASE", wanted)
+    with serve(room.model) as url:
+        code, found = room.look(url, "--release", wanted)
+    assert (code, failed(found)) == (3, set())
+    assert any("was made of sha256:another" in one.reason for one in found.findings)
 
 
 def _no_live(room: Room) -> None:
