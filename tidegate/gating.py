@@ -191,7 +191,7 @@ def load(root: Path, name: str) -> Gate[Any]:
     script = f"{stem(name)}.py"
     try:
         module = importlib.import_module(f"gates.{stem(name)}")
-    except Exception as problem:  # a user's file may hold anything
+    except (Exception, SystemExit) as problem:  # a user's file may hold anything
         raise ConfigError(
             f"can't be imported: {type(problem).__name__}: {problem}",
             f"Try `python gates/{script}`.",

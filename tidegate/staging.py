@@ -83,7 +83,7 @@ def _run(checkout: Path, name: str, target: Target, endpoint: str) -> tuple[repo
     for suffix in ("json", "md"):  # a script that is not there would leave the last one's
         (folder / f"{name}.{suffix}").unlink(missing_ok=True)
     command = [sys.executable, "-m", f"gates.{gating.stem(name)}", target.model]
-    if name in gating.BUILTIN or _needs(checkout, name) == "endpoint":
+    if _needs(checkout, name) == "endpoint":
         command += ["--endpoint", endpoint]
     process = subprocess.Popen([*command, "--release", target.release], cwd=checkout)
     try:

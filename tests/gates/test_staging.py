@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,24 +16,26 @@ from tidegate.files import digest
 
 MODEL, RELEASE, URL = "toy", "0123456789ab", "http://127.0.0.1:9"
 TARGET = Target("staging", MODEL, RELEASE)
-# Stands for a gate: writes the report that it is told to, and exits as it is told to.
+# Stands for a gate: when it is run it writes the report that it is told to, and exits as it is told to.
 SCRIPT = """
 import json, sys
 from pathlib import Path
-told = json.loads(Path("told.json").read_text()).get("{name}", {{}})
-Path("asked.txt").open("a").write(" ".join(["{name}", *sys.argv[1:]]) + "\\n")
-if "report" in told:
-    out = Path("build/{model}/gates{folder}/{name}.json")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(told["report"])
-sys.exit(told.get("exit", 0))
+{head}
+if __name__ == "__main__":
+    told = json.loads(Path("told.json").read_text()).get("{name}", {{}})
+    Path("asked.txt").open("a").write(" ".join(["{name}", *sys.argv[1:]]) + "\\n")
+    if "report" in told:
+        out = Path("build/{model}/gates{folder}/{name}.json")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(told["report"])
+    sys.exit(told.get("exit", 0))
 """
-OWN = '''
-"""Does the service say good morning?"""
-import sys
+
+
+OWN = """
 from tidegate import gating
 GATE = gating.Gate("{name}", gating.Settings, lambda subject: None, needs="{needs}", inputs="", fix="")
-'''
+"""
 
 
 class Checkout:
@@ -47,9 +50,9 @@ class Checkout:
             self.script(name)
             self.tell(name, Verdict.PASS)
 
-    def script(self, name: str, folder: str = "", head: str = "") -> None:
-        text = head + SCRIPT.format(name=name, model=MODEL, folder=folder)
-        text = text if not head else head + "if __name__ == '__main__':\n" + _indent(text.removeprefix(head))
+    def script(self, name: str, needs: str = "") -> None:
+        head, folder = (OWN.format(name=name, needs=needs), "/added") if needs else ("", "")
+        text = SCRIPT.format(name=name, model=MODEL, folder=folder, head=head)
         (self.root / "gates" / f"{gating.stem(name)}.py").write_text(text)
 
     def tell(self, name: str, verdict: Verdict, code: int | None = None, release: str = RELEASE) -> None:
@@ -67,12 +70,11 @@ class Checkout:
         return [line.split() for line in (self.root / "asked.txt").read_text().splitlines()]
 
 
-def _indent(text: str) -> str:
-    return "".join(f"    {line}\n" for line in text.splitlines())
-
-
 @pytest.fixture
-def checkout(tmp_path: Path) -> Checkout:
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Checkout:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "gates"]:
+        monkeypatch.delitem(sys.modules, name)  # of another checkout
+    monkeypatch.syspath_prepend(tmp_path / "checkout")
     return Checkout(tmp_path / "checkout")
 
 
@@ -131,7 +133,7 @@ def test_a_gate_that_hangs_is_stopped(checkout: Checkout, monkeypatch: pytest.Mo
     """It has not passed, and the others are asked all the same."""
     monkeypatch.setattr(staging, "TIMEOUT", 1.5)
     path = checkout.root / "gates" / "parity.py"
-    path.write_text("import time\ntime.sleep(600)\n")
+    path.write_text("if __name__ == '__main__':\n    import time\n    time.sleep(600)\n")
     with pytest.raises(Refused, match=r"parity ERROR"):
         checkout.run()
     assert [line[0] for line in checkout.asked] == [name for name in gating.ON_STAGING if name != "parity"]
@@ -141,7 +143,7 @@ def test_a_gate_that_hangs_is_stopped(checkout: Checkout, monkeypatch: pytest.Mo
 def test_a_users_own_gate_is_asked_too(checkout: Checkout, needs: str, more: list[str]) -> None:
     """A gate that needs an endpoint or a release is run after the others, and holds back as they do."""
     own = f"own-{needs}"
-    checkout.script(own, "/added", OWN.format(name=own, needs=needs))
+    checkout.script(own, needs)
     checkout.tell(own, Verdict.PASS)
     checkout.run()
     assert checkout.asked[-1] == [own, MODEL, *more, "--release", RELEASE]
@@ -152,9 +154,9 @@ def test_a_users_own_gate_is_asked_too(checkout: Checkout, needs: str, more: lis
 
 def test_a_users_own_gate_that_reads_files_is_the_pipelines(checkout: Checkout) -> None:
     """It has run before there was a release; one that can't be loaded is asked here, and fails here."""
-    checkout.script("own-files", "/added", OWN.format(name="own-files", needs="files"))
+    checkout.script("own-files", "files")
     assert staging.gates(checkout.root) == [*gating.ON_STAGING]
-    (checkout.root / "gates" / "own_broken.py").write_text("raise RuntimeError\n")
+    (checkout.root / "gates" / "own_broken.py").write_text("raise SystemExit(0)\n")
     assert staging.gates(checkout.root) == [*gating.ON_STAGING, "own-broken"]
     with pytest.raises(Refused, match="own-broken ERROR"):
         checkout.run()
