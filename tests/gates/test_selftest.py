@@ -142,6 +142,22 @@ def test_a_gate_that_fails_everything_proves_nothing(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(("tries", "wanted", "got"), [(2, "PASS", "PASS"), (9, "PASS", "INCONCLUSIVE")])
+def test_too_little_evidence_is_looked_at_again(tries: int, wanted: str, got: str) -> None:
+    """A few times, with nothing kept of the time before; what stays INCONCLUSIVE is not as expected."""
+    seen: list[str] = []
+    kept = {"measured": 1}
+
+    def look() -> runner.Seen:
+        seen.append("" if kept else "anew")
+        return runner.Seen(Verdict.INCONCLUSIVE if len(seen) < tries else Verdict.PASS, "")
+
+    found = runner._settled("speed", runner.CONTROL, Verdict(wanted), look, kept.clear)
+    assert (found.verdict, found.as_expected) == (got, got == wanted)
+    assert seen == ["", *["anew"] * (len(seen) - 1)]
+    assert len(seen) == min(tries, runner.TRIES)
+
+
 def test_a_gate_that_dies(tmp_path: Path) -> None:
     """What its worker did not get to has no verdict, and says how it ended."""
     faults = f'Fault("speed", "dies", Verdict.ERROR, put("die")), {TOO_MUCH}'
