@@ -22,11 +22,11 @@ def changes(predict: Predict, columns: Mapping[str, Any], *, repeats: int, seed:
     """
     known = {name: np.asarray(values) for name, values in columns.items()}
     before = predict(known)
-    random = np.random.default_rng(seed)
+    draw = np.random.default_rng(seed)
     found = {}
     for name, values in known.items():
         moved = [
-            float(np.abs(predict({**known, name: values[random.permutation(len(values))]}) - before).mean())
+            float(np.abs(predict({**known, name: values[draw.permutation(len(values))]}) - before).mean())
             for _ in range(repeats)
         ]
         found[name] = float(np.mean(moved))
