@@ -23,6 +23,10 @@ MOST_LABEL = 26  # characters
 UPRIGHT_LABEL = 8  # characters; longer ones overlap below upright bars, so those lie down
 COLOURS = (("🟦", "#3b82f6"), ("🟧", "#f59e0b"), ("🟩", "#10b981"), ("🟥", "#ef4444"), ("🟪", "#8b5cf6"))
 
+_PALETTE = (
+    f'themeVariables: {{xyChart: {{plotColorPalette: "{", ".join(colour for _, colour in COLOURS)}"}}}}'
+)
+
 
 @dataclass(frozen=True)
 class _Drawn:
@@ -43,11 +47,13 @@ def fenced(chart: Chart) -> str:
     low, high = limits(numbers, from_zero=chart.kind == "bar")
     lying = kind == "bar" and any(len(str(place)) > UPRIGHT_LABEL for place in drawn.places)
     height = max(160, 90 + 24 * len(drawn.places)) if lying else 300
+    # Where a chart is drawn small, mermaid takes labels for narrower than they are: this keeps them whole.
+    room = 12 + 2 * max(len(str(place)[:MOST_LABEL]) for place in drawn.places) if lying else 12
     lines = [
         "```mermaid",
         "---",
-        f"config: {{xyChart: {{width: 640, height: {height}}}, "
-        f'themeVariables: {{xyChart: {{plotColorPalette: "{", ".join(c for _, c in COLOURS)}"}}}}}}',
+        f"config: {{xyChart: {{width: 640, height: {height}, xAxis: {{labelPadding: {room}}}, "
+        f"yAxis: {{labelPadding: 12}}}}, {_PALETTE}}}",
         "---",
         f"xychart-beta{' horizontal' * lying}",
         f"  title {quoted(chart.title, 70)}",
