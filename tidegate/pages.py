@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tidegate import changes, gating, report, shelf, staging, wiring
-from tidegate.config import Platform
+from tidegate.config import Platform, parse_record
 from tidegate.core.promotion import Facts, Target
 from tidegate.core.release import ReleaseRecord
 from tidegate.core.verdict import Verdict
@@ -24,17 +24,20 @@ UNSTAGED = "runs against the release in staging"
 
 
 # ---------------------------------------------------------------- gathering
-def gather(root: Path, model: str, *, staged: bool | None = None) -> Material:
+def gather(
+    root: Path, model: str, *, staged: bool | None = None, record: ReleaseRecord | None = None
+) -> Material:
     """Return what a checkout knows of a model: its reports, held against its files, and what changed.
 
     A gate that can have run and did not report is ERROR, one whose turn comes later is pending. `staged` says
     whether those of staging can have run, by default whether one of them reports on the release that was
-    packaged here. Raises NoData when nothing of the model was built here.
+    packaged here. `record` is that of the release, by default the one packaged here. Raises NoData when
+    nothing of the model was built here.
     """
     folder = root / "build" / model
     if not folder.is_dir():
         raise NoData(f"nothing of {model} was built here", "Run `dvc repro`.")
-    record = packaged(root, model)
+    record = record or packaged(root, model)
     release = record.id if record else ""
     found = {each.gate: each for each in report.read_folder(folder / "gates") if not _empty(each)}
     late = staging.gates(root)
@@ -122,11 +125,20 @@ def known(origin: Origin, target: Target, rollout: Rollout | None = None) -> Mat
 
 
 def _here(origin: Origin, target: Target, *, staged: bool | None) -> Material | None:
+    """Return what this checkout knows of a release; nothing where it was built for another one.
+
+    A workflow's checkout may hold the reports of staging's gates, and no release.yaml: main has the record.
+    """
     try:
-        found = gather(origin.checkout, target.model, staged=staged)
+        record = packaged(origin.checkout, target.model)
+        if record is None:
+            text = origin.read(origin.look(), target.record)
+            record = parse_record(text, target.record) if text else None
+        if record is None or record.id != target.release:
+            return None
+        return gather(origin.checkout, target.model, staged=staged, record=record)
     except TidegateError:
         return None
-    return found if found.release == target.release else None
 
 
 def body(origin: Origin, target: Target, material: Material) -> Callable[[Facts], str]:

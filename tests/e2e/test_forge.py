@@ -358,6 +358,9 @@ def test_from_package_to_production(house: Forge) -> None:
     ]
     assert "contract" in pulls[1]["body"], "the staging gates' report goes with the canary's promotion"
     assert "| errors | 0.01 | 0.02 |" in pulls[0]["body"], "the canary's numbers go with production's"
+    for told in ("Rollout in staging", "Rollout in canary", "| **contract** | ✅ PASS |"):
+        assert told in pulls[0]["body"], "all that is known goes with production's"
+    assert house.tidegate("report", "show", release).startswith("**")
     assert plumbing.read(house.bare, "main", f"envs/releases/tiny/{release}.yaml")
     canary = plumbing.git(house.bare, "diff", "--numstat", f"refs/pull/{2}/head^", f"refs/pull/{2}/head")
     assert canary.split("\t")[2] == "envs/canary/release.yaml"
