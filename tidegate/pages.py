@@ -95,7 +95,14 @@ def write(root: Path, material: Material, *, share: int = 1) -> tuple[Page, str]
     """
     whole = page(material)
     folder = root / "build" / material.model
-    text = markdown.draw(whole, markdown.LIMIT // max(1, share) - 10)
+    again = (
+        "With plots, as one file: ",
+        Code("dvc pull"),
+        ", then ",
+        Code(f"tidegate report build {material.model}"),
+    )
+    led = page(replace(material, links=material.links or Words(again)))
+    text = markdown.draw(led, markdown.LIMIT // max(1, share) - 10)
     write_atomic(folder / "report.md", text)
     write_atomic(folder / "report.html", html.draw(whole))
     return whole, text
