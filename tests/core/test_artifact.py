@@ -33,7 +33,7 @@ def test_locked_pins_pass() -> None:
 @pytest.mark.parametrize(
     "line",
     ["a", "a>=1.0", "a~=1.0", "a==1.*", "a==1.0,<2", "a @ https://example.org/a.whl", "-e .", "-r other.txt",
-     "--index-url https://example.org", "git+https://example.org/a", "a===1.0", "d==3.0", "a==1.1", "x==1.0",
+     "--find-links https://example.org", "git+https://example.org/a", "a===1.0", "d==3.0", "a==1.1", "x==1.0",
      "a==1.0\na==1.1"],
 )  # fmt: skip
 def test_what_is_no_pin_of_the_lock_fails(line: str) -> None:
