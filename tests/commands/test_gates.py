@@ -248,8 +248,11 @@ def test_an_explanation_says_where_each_threshold_comes_from(checkout: Path) -> 
     assert found["decides"].startswith("Is the value small enough?")
     assert (found["inputs"], found["fix"]) == ("value.txt.", "Make the value smaller.")
     assert found["exit_codes"] == {
-        "NOT_APPLICABLE": 0, "PASS": 0,
-        "INCONCLUSIVE": 2, "ERROR": 3, "FAIL": 1,
+        "NOT_APPLICABLE": 0,
+        "PASS": 0,
+        "INCONCLUSIVE": 2,
+        "ERROR": 3,
+        "FAIL": 1,
     }
     shown = ask(checkout, "gate", "explain", "speed").stdout
     for text in ("params.yaml:4", "value.txt.", "Make the value smaller.", "2 INCONCLUSIVE", "not run"):
