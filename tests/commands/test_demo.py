@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.builders import A, B, envs
 from tidegate import config
-from tidegate.demo import changes, summary
+from tidegate.demo import changes, rows, summary
 from tidegate.demo.summary import Answer
 from tidegate.errors import Refused
 
@@ -34,6 +36,19 @@ def test_both_edits_fit_the_service(tmp_path: Path) -> None:
     assert "12:" in path.read_text()
     with pytest.raises(Refused, match="0 such passages"):
         changes.apply(tmp_path, changes.GOOD)
+
+
+def test_the_passengers_fly_in_months_that_no_gate_knows(tmp_path: Path) -> None:
+    """The demo's splits end before the passengers' months do, and the bad edit knows the splits' only."""
+    shutil.copy(ROOT / changes.PARAMS, tmp_path)
+    changes.apply(tmp_path, changes.AUTUMN)
+    months = yaml.safe_load((tmp_path / changes.PARAMS).read_text())["models"]["flight-delay"]["prepare"][
+        "months"
+    ]
+    known = {month for split in months.values() for month in split}
+    table = next(edit.new for edit in changes.BAD if "SEASON = {" in edit.new)
+    assert known == {int(month) for month in re.findall(r"(\d+): ", table)}
+    assert set(rows.MONTHS) - known == {11, 12}
 
 
 def test_this_repository_needs_no_fresh_start(tmp_path: Path) -> None:

@@ -167,9 +167,10 @@ def prepare(stage: Stage) -> None:
         "git", "clone", "--quiet", "--no-hardlinks", str(stage.source), str(stage.clone), cwd=stage.folder
     )
     stage.git("checkout", "--quiet", "-B", "main")
-    if changes.start_afresh(stage.clone):
-        stage.git("add", "--all", "envs")
-        stage.git("commit", "--quiet", "--message", "Start afresh, with nothing released", show=True)
+    changes.start_afresh(stage.clone)
+    changes.apply(stage.clone, changes.AUTUMN)
+    stage.git("add", "--all", "envs", changes.PARAMS)
+    stage.git("commit", "--quiet", "--message", "Start afresh at the end of October", show=True)
     forge = str(stage.forge_path)
     stage.tidegate("forge", "init", forge, "--workflows", "train,release,promote", show=True)
     stage.git("remote", "set-url", "origin", forge)
@@ -252,13 +253,8 @@ def _rolled_back(stage: Stage, made: Release) -> Release:
 
 
 def flights(stage: Stage) -> None:
-    """Fetch the live months from the shared store, as rows that a client would send."""
-    stage.git("pull", "--quiet", "--rebase", "origin", "main")
-    stage.tidegate("stores", "link")
-    live = f"data/{MODEL}/live.parquet"
-    stage.run(sys.executable, "-m", "dvc", "checkout", "--quiet", live)
-    rows = str(stage.folder / "rows.jsonl")
-    stage.run(sys.executable, "-m", "tidegate.demo.rows", live, rows)
+    """Write what the passengers will ask about: rows that a client would send."""
+    stage.run(sys.executable, "-m", "tidegate.demo.rows", str(stage.folder / "rows.jsonl"))
 
 
 def board(stage: Stage) -> None:
