@@ -19,7 +19,7 @@ from tidegate.machine.copies import Copy
 
 Margin = Annotated[float, Meta(gt=0, le=10)]
 Seconds = Annotated[float, Meta(gt=0)]
-BLOCK = 0.25  # seconds: longer than most of a machine's moods last, or they would count as many
+BLOCK = 0.25  # seconds on one core, then on the next; longer than most of a machine's moods last
 COMPARED = {"p50": "ms", "p95": "ms", "throughput": "requests/s"}
 
 
