@@ -76,7 +76,7 @@ def _slice(clone: Path) -> None:
     model["gates"]["load"]["turns"] = {"margins": {"p50": 5.0, "p95": 10.0, "throughput": 0.9}}
     model["gates"]["resources"] = {"requests": 4000, "warmup": 500, "starts": 2, "start_up": 60, "cpu": 10.0}
     model["gates"]["resources"] |= {"margins": {"cpu": 5.0, "memory": 1.0, "size": 0.5}}
-    model["gates"]["cost"] = {"budget_per_thousand": 0.1, "margin": 20.0}
+    model["gates"]["cost"] = {"budget_per_thousand": 0.1, "margin": 10.0}
     (clone / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
     for name, steps in STEPS.items():
         path = clone / "envs" / name / "rollout.yaml"
