@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -25,6 +25,7 @@ from tidegate.files import digest_file, digest_folder, write_atomic
 from tidegate.packaging import Layout, pipeline_digest
 
 BILL = "sbom.cdx.json"
+Count = Annotated[int, msgspec.Meta(ge=0)]
 
 
 class ArtifactSettings(gating.Settings, frozen=True):
@@ -33,12 +34,12 @@ class ArtifactSettings(gating.Settings, frozen=True):
     `allowed` and `denied` are SPDX identifiers, `stated` says by hand what a package's metadata does not.
     """
 
-    allowed: tuple[str, ...] = ()
-    denied: tuple[str, ...] = ()
+    allowed: tuple[str, ...]
+    denied: tuple[str, ...]
+    unknown_licences: Count
+    other_files: Count  # of the model's, that are neither ONNX nor text
+    domains: tuple[str, ...]  # of operators that the runtime brings along
     stated: Mapping[str, str] = {}
-    unknown_licences: int = 0
-    domains: tuple[str, ...] = ("", "ai.onnx", "ai.onnx.ml")  # of operators that the runtime brings along
-    other_files: int = 0  # of the model's, that are neither ONNX nor text
 
 
 # ---------------------------------------------------------------- digests

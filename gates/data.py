@@ -19,37 +19,44 @@ from tidegate.core import gate, leakage
 from tidegate.core.exhibits import Chart, Series, Table
 from tidegate.core.verdict import Finding
 
-Count = Annotated[int, msgspec.Meta(ge=0)]
+Count = Annotated[int, msgspec.Meta(ge=1)]
 SPLITS = ("train", "holdout")
 
 
 class Leakage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`limit`: how well (AUC) one column may rank the label alone, on `rows` of train drawn by `seed`."""
 
-    limit: Annotated[float, msgspec.Meta(ge=0.5, le=1)] = 0.75
-    rows: Annotated[int, msgspec.Meta(ge=1)] = 20000
-    seed: Count = 1
+    limit: Annotated[float, msgspec.Meta(ge=0.5, le=1)]
+    rows: Count
+    seed: Annotated[int, msgspec.Meta(ge=0)]
+
+
+class MinRows(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The fewest rows of each split."""
+
+    train: Count
+    holdout: Count
 
 
 class DataSettings(gating.Settings, frozen=True):
     """The `data` section.
 
-    `ordered_by` names a column in which train must end before holdout begins; `key` the columns that make a
-    row what it is (all, when there are none); `duplicates` and `overlap` the largest shares of rows that are
-    there twice, in a split or in both; `volume` the least and most rows of a split beside those that
-    production's release was made of, as ratios.
+    `ordered_by` names a column in which train must end before holdout begins (null: rows have no order);
+    `key` the columns that make a row what it is (all, when there are none); `duplicates` and `overlap` the
+    largest shares of rows that are there twice, in a split or in both; `volume` the least and most rows of a
+    split beside those that production's release was made of, as ratios.
     """
 
-    min_rows: Mapping[str, Count] = {}
-    label: str = ""
-    label_rate: content.Range = (0.0, 1.0)
-    ordered_by: str = ""
-    columns: Mapping[str, content.Column] = {}
+    min_rows: MinRows
+    label: str
+    label_rate: content.Range
+    ordered_by: str | None
+    columns: Mapping[str, content.Column]
+    duplicates: content.Share
+    overlap: content.Share
+    volume: content.Range
+    leakage: Leakage
     key: tuple[str, ...] = ()
-    duplicates: content.Share = 0.0
-    overlap: content.Share = 0.0
-    volume: content.Range = (0.5, 2.0)
-    leakage: Leakage = Leakage()
 
     def __post_init__(self) -> None:
         """Refuse ranges that hold nothing."""
@@ -60,10 +67,10 @@ class DataSettings(gating.Settings, frozen=True):
 def look_at(split: str, frame: Any, settings: DataSettings) -> list[Finding]:
     """Return the findings of one split."""
     known = {name: spec for name, spec in settings.columns.items() if name in frame}
-    volume = gate.at_least(f"{split}: rows", len(frame), settings.min_rows.get(split))
+    volume = gate.at_least(f"{split}: rows", len(frame), getattr(settings.min_rows, split))
     findings = [volume, gate.expected(f"{split}: columns", list(frame), list(settings.columns), "columns")]
     if frame.empty:
-        return [gate.enough(f"{split}: rows", 0, settings.min_rows.get(split))]
+        return [gate.enough(f"{split}: rows", 0, getattr(settings.min_rows, split))]
     broken = content.broken_rows(frame[list(known)], known)
     for name, spec in known.items():
         findings.append(gate.none_of(f"{split}: {name} values", broken.get(name, 0), len(frame), "rows"))
@@ -107,6 +114,8 @@ def overlap(train: Any, holdout: Any, settings: DataSettings) -> list[Finding]:
     if ordered:
         ends = (_end(train, ordered, "max"), _end(holdout, ordered, "min"))
         found.append(gate.precedes(f"order by {ordered}", *ends))
+    else:
+        found.append(gate.not_applicable("order", "params.yaml says that rows have no order (`ordered_by`)"))
     keys = {"by key" if settings.key else "": settings.key or tuple(train)}
     if ordered:
         keys[f"but for {ordered}"] = tuple(name for name in train if name != ordered)

@@ -24,7 +24,7 @@ from tidegate.errors import NoData
 from tidegate.files import digest_folder
 
 Limit = Annotated[float, msgspec.Meta(ge=0)]
-Count = Annotated[int, msgspec.Meta(ge=0)]
+Count = Annotated[int, msgspec.Meta(ge=1)]
 PREDICTIONS = "predictions"
 Predict = importance.Predict
 
@@ -44,14 +44,14 @@ class DriftSettings(gating.Settings, frozen=True):
     to 1. `predictions` is the limit of the model's own answers, in standard deviations of those to train.
     """
 
-    rows: Annotated[int, msgspec.Meta(ge=1)] = 5000
-    seed: Count = 1
-    min_rows: Annotated[int, msgspec.Meta(ge=1)] = 1000
-    min_values: Annotated[int, msgspec.Meta(ge=1)] = 100
-    weight: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.5
-    columns: Mapping[str, Column] = {}
-    label: str = ""
-    predictions: Limit | None = None
+    rows: Count
+    seed: Annotated[int, msgspec.Meta(ge=0)]
+    min_rows: Count
+    min_values: Count
+    weight: Annotated[float, msgspec.Meta(ge=0, le=1)]
+    columns: Mapping[str, Column]
+    label: str | None
+    predictions: Limit | None
     ignore: tuple[str, ...] = ()  # columns that need no limit; any other must have one
 
 
@@ -144,7 +144,7 @@ def judge(
     old, new = comparable(reference, settings), comparable(current, settings)
     findings += labelled(settings, rows)
     if predict is None or settings.predictions is None:
-        findings.append(gate.not_applicable(PREDICTIONS, "params.yaml has no `predictions` limit in `drift`"))
+        findings.append(gate.not_applicable(PREDICTIONS, "`drift.predictions` is null in params.yaml"))
     else:
         said, known = answers(predict, reference, current)
         findings += said
@@ -162,7 +162,7 @@ def judge(
 def labelled(settings: DriftSettings, rows: list[Row]) -> list[Finding]:
     """Return why the label is not among what is compared, where it is not."""
     if not settings.label:
-        return [gate.not_applicable("label", "params.yaml names no `label` in `drift`")]
+        return [gate.not_applicable("label", "`drift.label` is null in params.yaml")]
     if settings.label not in {row.name for row in rows}:
         return [gate.error("label", f"the label `{settings.label}` is not among what was compared")]
     return []

@@ -13,8 +13,9 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import numpy as np
 
 from tidegate import gating
@@ -24,22 +25,27 @@ from tidegate.core.contract import Answer
 from tidegate.core.parity import Served
 from tidegate.core.verdict import Finding
 from tidegate.endpoint import FEATURES, PREDICT, Endpoint, Silent
-from tidegate.errors import ConfigError, NoData
+from tidegate.errors import NoData
 from tidegate.files import digest_folder
 
 HOLDOUT = "holdout"
-PARAMS = "params.yaml"
+Count = Annotated[int, msgspec.Meta(ge=1)]
 
 
 class ParitySettings(gating.Settings, frozen=True):
     """The `parity` section. `prediction` is the field of an answer, and the column of predictions.parquet."""
 
-    rows: Mapping[str, int] = {}  # of each split, drawn by seed
-    drawn: int = 100  # requests drawn from the published schema
-    seed: int = 1
-    tolerance: float = 1e-6
-    timeout: float = 10.0  # seconds for one answer
-    prediction: str = ""
+    rows: Mapping[str, Count]  # of each split, drawn by seed
+    drawn: Count  # requests drawn from the published schema
+    seed: Annotated[int, msgspec.Meta(ge=0)]
+    tolerance: Annotated[float, msgspec.Meta(ge=0)]
+    timeout: Annotated[float, msgspec.Meta(gt=0)]  # seconds for one answer
+    prediction: Annotated[str, msgspec.Meta(min_length=1)]
+
+    def __post_init__(self) -> None:
+        """Refuse to leave the holdout out: its saved predictions are compared, too."""
+        if HOLDOUT not in self.rows:
+            raise ValueError(f"`rows` must name {HOLDOUT}")
 
 
 @dataclass(frozen=True)
@@ -90,8 +96,8 @@ def sampled(subject: gating.Subject[ParitySettings], pipeline: Pipeline, split: 
     if lost:
         raise NoData(f"{split} has no column {', '.join(lost)}", "Make it with `dvc repro`.")
     frame = frame[list(pipeline.features.COLUMNS)]
-    if frame.empty or count < 1:
-        raise NoData(f"no row of {split} is asked for, or it has none", "See `rows` in params.yaml.")
+    if frame.empty:
+        raise NoData(f"{split} has no row", "Make it with `dvc repro`.")
     random = np.random.default_rng(subject.settings.seed)
     drawn = random.choice(len(frame), size=min(count, len(frame)), replace=False)
     places = sorted({*map(int, drawn), *ends(frame)})
@@ -159,17 +165,7 @@ def saved(subject: gating.Subject[ParitySettings], holdout: Raw, served: Sequenc
 def look(subject: gating.Subject[ParitySettings]) -> gating.Looked:
     """Compute here, ask there, compare."""
     settings = subject.settings
-    if not settings.prediction or HOLDOUT not in settings.rows or settings.drawn < 1:
-        raise ConfigError(
-            f"gate parity needs `prediction`, the field of an answer, `rows` with {HOLDOUT}, some `drawn`",
-            "Say so under models.<model>.gates.parity or gates.parity.",
-            where=PARAMS,
-        )
     pipeline = Pipeline.of(subject)
-    if not settings.tolerance >= 0:
-        raise ConfigError(
-            f"the tolerance {settings.tolerance} allows nothing", "Write 0 for none.", where=PARAMS
-        )
     order = sorted(settings.rows, key=lambda split: split != HOLDOUT)  # the holdout first: see `saved`
     raws = [sampled(subject, pipeline, split, settings.rows[split]) for split in order]
     with Endpoint(subject.endpoint, settings.timeout) as endpoint:

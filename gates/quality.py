@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
+
+from msgspec import Meta
 
 from tidegate import gating, scored
 from tidegate.core import curves, gate, paired, scores
@@ -18,17 +20,17 @@ class QualitySettings(gating.Settings, frozen=True):
     `threshold` is where a probability counts as a yes, for accuracy, recall and precision.
     """
 
-    min_rows: int = 1000
-    limits: Mapping[str, float] = {}
-    margins: Mapping[str, float] = {}
-    confidence: float = 0.95
-    threshold: float = 0.5
-    label: str = "label"
+    label: str
+    min_rows: Annotated[int, Meta(ge=1)]
+    limits: Mapping[str, float]
+    margins: Mapping[str, float]
+    confidence: float
+    threshold: Annotated[float, Meta(ge=0, le=1)]
     probability: str = "probability"
 
     def __post_init__(self) -> None:
         """Raise ValueError for what can't be compared with."""
-        scores.check(self.limits)
+        scores.check(self.limits, at_least=0)
         scores.check(self.margins, at_least=0)
         paired.each(self.confidence, 1)
 

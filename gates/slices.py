@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
@@ -33,11 +33,11 @@ class Search(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     evidence on the other half.
     """
 
+    depth: Annotated[int, msgspec.Meta(ge=1)]
+    most: Annotated[int, msgspec.Meta(ge=1)]
+    seed: Annotated[int, msgspec.Meta(ge=0)]
     columns: tuple[str, ...] = ()
-    depth: int = 3
-    most: int = 5
     together: str = ""
-    seed: int = 1
 
 
 class SlicesSettings(gating.Settings, frozen=True):
@@ -48,17 +48,17 @@ class SlicesSettings(gating.Settings, frozen=True):
     says how unlike at most. All intervals hold at once with `confidence`; those of fairness do by themselves.
     """
 
-    min_rows: int = 500
-    min_each: int = 50
+    label: str
+    min_rows: int
+    min_each: int
+    margins: Mapping[str, float]
+    production: Mapping[str, float]
+    fairness: Mapping[str, float]
+    confidence: float
+    threshold: Annotated[float, msgspec.Meta(ge=0, le=1)]
+    search: Search
     columns: Mapping[str, Column] = {}
-    search: Search = Search()
-    margins: Mapping[str, float] = {}
-    production: Mapping[str, float] = {}
     protected: tuple[str, ...] = ()
-    fairness: Mapping[str, float] = {}
-    confidence: float = 0.95
-    threshold: float = 0.5
-    label: str = "label"
     probability: str = "probability"
 
     def __post_init__(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from decimal import Decimal
 from enum import Enum
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
@@ -234,8 +235,9 @@ def _plainly(text: str, path: str, value: Any, shape: type) -> tuple[str, str]:
     for sign, words in limits.items():
         rest = re.sub(rf"^{re.escape(sign)} ([-\d.]+?)(\.0)?$", rf"of {words} \1", rest)
     action = f"Correct `{path}`."
-    if isinstance(value, str) and ("float" in wrong[1] or "int" in wrong[1]) and _number(value) is not None:
-        action = f"Write it as {_number(value):g}, without quotes."  # YAML takes 1e-3 for text, too
+    number = _number(value) if isinstance(value, str) else None
+    if number is not None and ("float" in wrong[1] or "int" in wrong[1]):
+        action = f"Write it as {_decimal(number)}, without quotes."  # YAML takes 1e-3 for text, too
     return f"`{path}` must be {wanted}{f' {rest}' if rest else ''}, not {_shown(value)}", action
 
 
@@ -248,6 +250,11 @@ def _shown(value: Any) -> str:
     if isinstance(value, list):
         return f"a list of {len(value)}"
     return f"`{str(value)[:60]}`" if not isinstance(value, str) else f"the text `{value[:60]}`"
+
+
+def _decimal(number: float) -> str:
+    """Return a number without an exponent, which YAML takes for text unless it has a dot and a sign."""
+    return f"{Decimal(repr(number)).normalize():f}"
 
 
 def _number(text: str) -> float | None:

@@ -61,6 +61,7 @@ def test_a_wrong_value_is_told_in_plain_words(text: str, says: str) -> None:
 def test_a_number_that_yaml_takes_for_text() -> None:
     """1e-3 is text to YAML; the action says how to write it."""
     assert said("share: 1e-3").endswith("not the text `1e-3`. Write it as 0.001, without quotes.")
+    assert said("share: 1e-6").endswith("Write it as 0.000001, without quotes.")
 
 
 @pytest.mark.parametrize(

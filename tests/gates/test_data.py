@@ -21,6 +21,10 @@ SETTINGS: dict[str, Any] = {
     "label": "late",
     "label_rate": [0.2, 0.6],
     "ordered_by": "date",
+    "duplicates": 0,
+    "overlap": 0,
+    "volume": [0.5, 2],
+    "leakage": {"limit": 0.75, "rows": 20000, "seed": 1},
     "columns": {
         "date": {"type": "text", "pattern": r"^\d{4}-\d{2}-\d{2}$"},
         "carrier": {"type": "text", "among": ["UA", "AA"]},
@@ -160,7 +164,12 @@ def test_too_few_rows_fail() -> None:
     [
         ({**SETTINGS, "label_rates": [0, 1]}, "Did you mean `label_rate`?"),
         ({**SETTINGS, "columns": {}}, "no columns was asked for"),
-        ({**SETTINGS, "min_rows": {}}, "the limit is no number"),
+        ({**SETTINGS, "min_rows": {"train": 50}}, "`holdout` is missing in `data.min_rows`"),
+        ({**SETTINGS, "min_rows": {"train": 0, "holdout": 20}}, "of at least 1"),
+        (
+            {name: value for name, value in SETTINGS.items() if name != "ordered_by"},
+            "`ordered_by` is missing",
+        ),
         ({**SETTINGS, "label": "gone"}, "there is no number"),
     ],
 )
@@ -173,6 +182,15 @@ def test_settings_that_compare_nothing_are_an_error(
     assert data.GATE.main(["toy"]) == 3
     found = report.read_report(room.build / "gates" / "data.json").findings
     assert any(says in finding.reason for finding in found)
+
+
+def test_rows_that_have_no_order_are_told(room: GateRoom, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where params.yaml says that rows have none, nothing compares the splits' ends, and the report tells."""
+    room.set({**SETTINGS, "ordered_by": None})
+    monkeypatch.chdir(room.root)
+    assert data.GATE.main(["toy"]) == 0
+    found = report.read_report(room.build / "gates" / "data.json").findings
+    assert {one.name: one.verdict for one in found}["order"] is Verdict.NOT_APPLICABLE
 
 
 # ---------------------------------------------------------------- what rows say of each other

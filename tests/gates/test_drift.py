@@ -23,7 +23,10 @@ from tidegate.files import digest_folder
 
 SETTINGS: dict[str, Any] = {
     "rows": 800,
+    "seed": 1,
     "min_rows": 300,
+    "min_values": 100,
+    "weight": 0.5,
     "ignore": ["date"],
     "label": "late",
     "predictions": 0.3,
@@ -211,8 +214,8 @@ def test_few_values_of_one_column_decide_nothing(room: GateRoom, monkeypatch: py
 
 
 def test_what_is_not_asked_for_is_told(room: GateRoom, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without limits for label and predictions the gate says that it did not look at them."""
-    room.set({name: value for name, value in SETTINGS.items() if name not in ("label", "predictions")})
+    """Where label and predictions are null, the gate says that it did not look at them."""
+    room.set({**SETTINGS, "label": None, "predictions": None})
     measured = {**SHARES, "late": 0.0}
     document = {"artifact": digest_folder(room.build / "model"), "shares": measured}
     (room.build / "importance.json").write_text(json.dumps(document))

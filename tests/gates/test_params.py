@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tidegate import gating, params
+from tidegate import config, gating, params
 from tidegate.errors import ConfigError, NoData
 
 ROOT = Path(__file__).parents[2]
@@ -112,6 +112,57 @@ def test_a_key_is_blamed_where_it_is_written() -> None:
     assert params.read(only_here).settings("probe", "toy", Probe) == Probe(1, 9)
     with pytest.raises(ConfigError, match=r"params.yaml:9: `limit` is missing in `probe`. Add it."):
         params.read(only_here).settings("probe", "bare", Probe)
+
+
+def test_a_gate_has_no_threshold_of_its_own() -> None:
+    """Each number that a gate of this repository compares with is written in params.yaml, and nowhere else.
+
+    But for what says that nothing is asked for: no null is allowed, no bin is cut.
+    """
+    read, nothing = params.load(ROOT, gating.names(ROOT)), ("nulls", "bins")
+    own = [
+        f"{name}: {one.path} = {one.value}"
+        for name in gating.names(ROOT)
+        for gate in (gating.load(ROOT, name),)
+        for one in read.values(name, read.models[0], read.settings(name, read.models[0], gate.settings), "?")
+        if one.where == "? (its default)"
+        and isinstance(one.value, int | float)
+        and not (one.value == 0 and one.path.endswith(nothing))
+    ]
+    assert own == []
+
+
+@pytest.mark.parametrize(
+    ("gate", "setting", "value"),
+    [
+        ("quality", "min_rows", -5),
+        ("quality", "limits", {"auc": -0.7}),
+        ("quality", "threshold", 2),
+        ("slices", "min_each", -1),
+        ("slices", "fairness", {"equal_opportunity": -0.1}),
+        ("drift", "min_values", 0),
+        ("data", "duplicates", -0.1),
+        ("data", "leakage", {"limit": -1, "rows": 10, "seed": 1}),
+        ("artifact", "unknown_licences", -1),
+        ("contract", "timeout", 0),
+        ("parity", "tolerance", -1),
+        ("load", "error_rate", -0.1),
+        ("resources", "leak", -1),
+        ("gpu", "ecc", -1),
+        ("cost", "margin", -1),
+    ],
+)
+def test_a_threshold_that_can_not_be_meant(gate: str, setting: str, value: object) -> None:
+    """A negative one, which everything or nothing would keep, is refused; so is one that is not there."""
+    read, shape = params.load(ROOT, gating.names(ROOT)), gating.load(ROOT, gate).settings
+    own = read.document["models"][read.models[0]]["gates"].get(gate, {})
+    section = config.merge(read.document["gates"][gate], own)
+    assert gating.convert(section, shape, where="params.yaml")
+    with pytest.raises(ConfigError, match=f"of at least|more than|a number from 0|2 of each label|{setting}"):
+        gating.convert(section | {setting: value}, shape, where="params.yaml", at=f"$.{gate}")
+    without = {key: said for key, said in section.items() if key != setting}
+    with pytest.raises(ConfigError, match=f"`{setting}` is missing in `{gate}`"):
+        gating.convert(without, shape, where="params.yaml", at=f"$.{gate}")
 
 
 def test_this_repositorys_file_holds_for_each_of_its_gates() -> None:

@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 from gates import parity
 from models.flight_delay import features, score
@@ -29,6 +30,8 @@ MODEL = "flight-delay"
 SETTINGS: dict[str, Any] = {
     "rows": {"holdout": 6, "live": 6},
     "drawn": 5,
+    "seed": 1,
+    "tolerance": 1e-6,
     "timeout": 5,
     "prediction": "probability",
 }
@@ -72,13 +75,13 @@ class Room:
         """Package a release of a model's files, and return its id."""
         made = msgspec.structs.replace(record(1, MODEL), artifact=artifact)
         content = {key: value for key, value in msgspec.to_builtins(made).items() if value is not None}
-        (self.build / "release.yaml").write_text(json.dumps(content))
+        (self.build / "release.yaml").write_text(yaml.safe_dump(content))
         return str(made.id)
 
     def set(self, over: dict[str, Any]) -> None:
         """Write params.yaml."""
         content = {"models": {MODEL: {"gates": {}}}, "gates": {"parity": SETTINGS | over}}
-        (self.root / "params.yaml").write_text(json.dumps(content))
+        (self.root / "params.yaml").write_text(yaml.safe_dump(content))
 
     def look(self, url: str, *more: str) -> tuple[int, report.Report]:
         """Run the gate in this process."""

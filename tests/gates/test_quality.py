@@ -25,6 +25,8 @@ from tidegate.ports import Registry
 SETTINGS: dict[str, Any] = {
     "label": "late",
     "min_rows": 200,
+    "confidence": 0.95,
+    "threshold": 0.5,
     "limits": {"auc": 0.65, "log_loss": 0.6, "calibration_error": 0.1},
     "margins": {"auc": 0.02, "log_loss": 0.02, "calibration_error": 0.05},
 }

@@ -20,13 +20,16 @@ SETTINGS: dict[str, Any] = {
     "label": "late",
     "min_rows": 200,
     "min_each": 30,
+    "confidence": 0.95,
+    "threshold": 0.5,
     "columns": {"line": {}, "hour": {"of": "sched_dep_time", "part": [0, 2]}, "miles": {"bins": 3}},
     "margins": {"auc": 0.25, "excess_loss": 0.25},
     "production": {"auc": 0.2, "log_loss": 0.2},
-    "search": {"columns": ["line", "miles"], "together": "day"},
+    "search": {"columns": ["line", "miles"], "together": "day", "depth": 3, "most": 5, "seed": 1},
     "fairness": {"demographic_parity": 0.2, "equal_opportunity": 0.25},
 }
 ROWS = 8000
+NOTHING = {"depth": 1, "most": 1, "seed": 1}  # is searched in
 
 
 @pytest.fixture
@@ -160,11 +163,11 @@ def test_protected_groups_are_to_be_treated_alike(
 @pytest.mark.parametrize(
     ("over", "code", "told"),
     [
-        ({"columns": {}, "search": {}}, 3, "no column to cut by"),
+        ({"columns": {}, "search": NOTHING}, 3, "no column to cut by"),
         ({"margins": {}}, 3, "no metric with a margin"),
         ({"columns": {"lien": {}}}, 3, "no column `lien`"),
-        ({"search": {"columns": ["lien"]}}, 3, "no column `lien`"),
-        ({"search": {"columns": ["line"], "together": "dya"}}, 3, "no column `dya`"),
+        ({"search": {**NOTHING, "columns": ["lien"]}}, 3, "no column `lien`"),
+        ({"search": {**NOTHING, "columns": ["line"], "together": "dya"}}, 3, "no column `dya`"),
         ({"protected": ["lien"]}, 3, "no column `lien`"),
         ({"protected": ["line"], "fairness": {}}, 3, "no limit under `fairness`"),
         ({"fairness": {"equal_oportunity": 0.1}}, 3, "did you mean `equal_opportunity`"),
@@ -172,9 +175,9 @@ def test_protected_groups_are_to_be_treated_alike(
         ({"production": {"auc": -0.1}}, 3, "not a number from 0"),
         ({"min_rows": 0}, 3, "at least 2 rows"),
         ({"confidence": 95}, 3, "a confidence of 95"),
-        ({"min_rows": 5000, "columns": {"line": {}}, "search": {}}, 2, "rows 8,000 < limit 10,000"),
-        ({"min_rows": 4000, "columns": {"line": {}}, "search": {}}, 2, "no slice of line can be judged"),
-        ({"columns": {"carrier": {}}, "search": {}}, 2, "carrier = UA in nearly each row"),
+        ({"min_rows": 5000, "columns": {"line": {}}, "search": NOTHING}, 2, "rows 8,000 < limit 10,000"),
+        ({"min_rows": 4000, "columns": {"line": {}}, "search": NOTHING}, 2, "no slice of line can be judged"),
+        ({"columns": {"carrier": {}}, "search": NOTHING}, 2, "carrier = UA in nearly each row"),
         ({"margins": {"auc": 0.001}}, 2, "more rows"),
     ],
 )
