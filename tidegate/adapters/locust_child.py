@@ -258,22 +258,15 @@ def _alternate(step: Mapping[str, Any], bodies: Iterator[bytes], tally: Tally, s
 
 
 def cpu_seconds(pid: int) -> float | None:
-    """Return the CPU seconds of a process, or None where the system does not tell.
-
-    On Linux to the nanosecond, by the id of its CPU clock, `~pid << 3 | 2` (clock_getcpuclockid(3));
-    elsewhere in hundredths of a second, as long as a dozen answers.
-    """
-    try:
-        return time.clock_gettime((~pid << 3) | 2)
-    except (OSError, OverflowError):
-        pass
+    """Return the CPU seconds of a process, or None where the system does not tell (see `machine.meter`)."""
     import psutil
 
+    from tidegate.machine import meter  # not before Locust, which wants to be first to import sockets
+
     try:
-        used = psutil.Process(pid).cpu_times()
-    except psutil.Error:
+        return meter.cpu_seconds(psutil.Process(pid))
+    except (psutil.Error, OverflowError):
         return None
-    return float(used.user + used.system)
 
 
 if __name__ == "__main__":
