@@ -19,6 +19,7 @@ from tidegate.adapters import locust, nvml
 from tidegate.core import device, gate
 from tidegate.core.device import Device, Sample
 from tidegate.core.exhibits import Chart, Series
+from tidegate.endpoint import answering
 
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
@@ -58,6 +59,7 @@ def look(subject: gating.Subject[GpuSettings]) -> gating.Looked:
             warmup=limits.warmup,
         )
     findings = [
+        answering(subject.endpoint, rows, subject.release),
         gate.at_most("error rate", load.failures / load.requests, limits.error_rate),
         *device.judge(watched.device, watched.samples, _limits(limits)),
     ]

@@ -22,6 +22,7 @@ from tidegate.core import load as compare
 from tidegate.core.exhibits import Chart, Comparison, Series, Table
 from tidegate.core.scores import percentile
 from tidegate.core.verdict import Finding, Verdict
+from tidegate.endpoint import answering
 
 Above = Annotated[float, Meta(gt=0)]
 Share = Annotated[float, Meta(ge=0, le=1)]
@@ -77,6 +78,7 @@ def look(subject: gating.Subject[LoadSettings]) -> gating.Looked:
     rows = stream.requests(subject.package, subject.data("live"), rows=limits.rows, seed=limits.seed)
     with locust.generator(rows) as sender:
         steady, first = _steady(sender, subject)
+        steady.findings.append(answering(subject.endpoint, rows, subject.release))
         climbed, climb = _climb(sender, subject, first)
         beside = _beside(sender, subject)
     parts = (steady, climbed, beside)
@@ -147,13 +149,13 @@ def _climb(
     found = compare.capacity(rungs, objective)
     processes = wiring.platform(subject.root, "staging").workloads.replicas
     measured = {"rate": found.rate, "limit": found.limit, "words": found.words, "processes": processes}
-    ordered = sorted(rungs, key=lambda rung: rung.rate)
-    columns = ("requests/s", "answered/s", "p95, ms", "failed", "generator, share of a core", "kept")
+    ordered = compare.shown(rungs, objective)
+    columns = ("requests/s", "tries", "answered/s", "p95, ms", "failed", "generator, share of a core", "kept")
     cells = tuple(
-        (r.rate, r.answered, r.p95, r.failures, r.busy, "yes" if compare.kept(r, objective) else "no")
-        for r in ordered
+        (r.rate, tries, r.answered, r.p95, r.failures, r.busy, "yes" if compare.kept(r, objective) else "no")
+        for r, tries in ordered
     )
-    line = Series("p95", tuple(rung.rate for rung in ordered), tuple(rung.p95 for rung in ordered))
+    line = Series("p95", tuple(rung.rate for rung, _ in ordered), tuple(rung.p95 for rung, _ in ordered))
     chart = Chart("Latency by rate", "line", (line,), "requests/s", "ms")
     findings = [compare.enough_capacity("highest rate", found, limits.min_throughput)]
     return _Seen(

@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
+import json
 import uuid
+from collections.abc import Sequence
 from typing import Any
 
 import httpx
 
+from tidegate.core import contract
 from tidegate.core.contract import Answer
+from tidegate.core.verdict import Finding
 from tidegate.description import FEATURES, PREDICT
 from tidegate.errors import NoData, TidegateError, Unreachable
 
-__all__ = ["FEATURES", "PREDICT", "Endpoint", "Silent"]
+__all__ = ["FEATURES", "PREDICT", "Endpoint", "Silent", "answering"]
 
 PATIENCE = 5  # requests in a row without an answer
+WAIT = 10.0  # seconds for the answer that says who gives it
 JSON = "application/json"
 DESCRIPTION = "/openapi.json"
+
+
+def answering(url: str, rows: Sequence[Any], release: str) -> Finding:
+    """Ask a few rows: does this release answer (any one, where none is named)? See `core.contract.who`.
+
+    Raises Silent or Unreachable.
+    """
+    with Endpoint(url, WAIT) as endpoint:
+        said = [endpoint.ask(PREDICT, json.dumps(row).encode()) for row in rows[:PATIENCE]]
+    return contract.who(said, release)
 
 
 class Silent(TidegateError):

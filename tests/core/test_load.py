@@ -14,6 +14,14 @@ from tidegate.core.verdict import Verdict
 GOAL = Objective(p95=100, error_rate=0.01)
 
 
+# ---------------------------------------------------------------- the climb's table
+def test_each_rate_is_shown_once() -> None:
+    """A rate that was tried again is shown by the try that kept it, else by the last; tries are counted."""
+    late, good = Rung(80, 1, 300, 80, 0, 0.1, 0), Rung(80, 1, 50, 80, 0, 0.1, 0)
+    first, again = Rung(160, 1, 300, 160, 0, 0.1, 0), Rung(160, 1, 400, 160, 0, 0.1, 0)
+    assert load.shown([late, first, good, again], GOAL) == [(good, 2), (again, 2)]
+
+
 # ---------------------------------------------------------------- errors
 def test_the_interval_of_a_share_is_clopper_pearsons() -> None:
     """The known values: 0 of 100 → (0, 1 − 0.025^(1/100)); 5 of 100 → (1.64%, 11.28%); all of 10."""

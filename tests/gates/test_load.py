@@ -117,6 +117,17 @@ def test_nobody_there_is_an_error(room: GateRoom) -> None:
     assert "nobody listens" in found.findings[0].reason
 
 
+def test_another_release_at_the_endpoint_fails(room: GateRoom) -> None:
+    """Numbers of one release say nothing of another: the one that was asked for must answer."""
+    with serve() as url:
+        code, found = room.run("--endpoint", url, "--release", record(1).id)
+    assert code == 1
+    failed = [f for f in found.findings if f.verdict is Verdict.FAIL]
+    assert [f.name for f in failed] == ["release that answers"]
+    assert record(1).id in failed[0].reason
+    assert "aaaaaaaaaaaa" in failed[0].reason
+
+
 def test_answers_that_never_come_are_not_failures() -> None:
     """A server that hangs up on everything could not be looked at."""
     with serve(lambda *_: None) as url, pytest.raises(Unreachable, match="was answered"):

@@ -216,6 +216,15 @@ def kept(rung: Rung, objective: Objective) -> bool:
     return whole and rung.p95 <= objective.p95 and failing <= objective.error_rate
 
 
+def shown(rungs: Sequence[Rung], objective: Objective) -> list[tuple[Rung, int]]:
+    """Return each rate once, in order, and how often it was tried: the try that kept it, else the last."""
+    found = []
+    for rate in sorted({rung.rate for rung in rungs}):
+        tries = [rung for rung in rungs if rung.rate == rate]
+        found.append((next((rung for rung in tries if kept(rung, objective)), tries[-1]), len(tries)))
+    return found
+
+
 def blame(rung: Rung) -> Blame:
     """Return who was at its end at a rate that was not kept."""
     return "generator" if rung.busy >= BUSY or rung.late >= LATE else "service"

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from tidegate import bentos, wiring
+from tidegate.core.release import ReleaseRecord
 from tidegate.core.verdict import Verdict
 from tidegate.machine import copies
 from tidegate.selftest.front import Ask, Asked, Reply, Twist, front
@@ -51,16 +52,19 @@ Predictions._respond = _before(Predictions._respond)
 
 def prepare(room: Room) -> None:
     """Serve the packaged release as in staging; another build of the same runs in production."""
-    room.candidate(room.bento("candidate"))
+    candidate = room.bento("candidate")
+    room.candidate(candidate)
     room.in_production(room.bento("champion"))
-    room.endpoint = _staged(room)
+    room.endpoint = _staged(room, candidate.id)
 
 
-def _staged(room: Room) -> str:
-    """Return the address of a healthy copy, which all rooms share."""
+def _staged(room: Room, release: str) -> str:
+    """Return the address of a healthy copy, which all rooms share and which answers as this release."""
     if "endpoint" not in room.shared:
         store = wiring.bentos_path(wiring.platform(room.source, "staging"), room.home)
-        room.shared["endpoint"] = room.lasting.enter_context(copies.serve(store, room.original)).url
+        named = {"TIDEGATE_RELEASE": release}
+        copy = room.lasting.enter_context(copies.serve(store, room.original, extra=named))
+        room.shared["endpoint"] = copy.url
     return str(room.shared["endpoint"])
 
 
@@ -76,8 +80,14 @@ def each_answer(statement: str) -> Callable[[Path], None]:
 
 def slower(room: Room, seconds: float, theirs: float = 0.01) -> None:
     """Let the candidate sleep so long before each answer, and production's release so long as `theirs`."""
-    room.candidate(room.bento("slower", each_answer(f"time.sleep({seconds})")))
+    _challenge(room, room.bento("slower", each_answer(f"time.sleep({seconds})")))
     room.in_production(room.bento("quicker", each_answer(f"time.sleep({theirs})")))
+
+
+def _challenge(room: Room, record: ReleaseRecord) -> None:
+    """Make a release the candidate, and let it answer at the endpoint."""
+    room.candidate(record)
+    room.staged(record)
 
 
 def _alone(make: Callable[[Room], None]) -> Callable[[Room], None]:
@@ -139,6 +149,12 @@ def _nobody_there(room: Room) -> None:
 
 
 @_alone
+def _another_release(room: Room) -> None:
+    """Ask for a release that is not the one at the endpoint."""
+    room.candidate(room.bento("another"))
+
+
+@_alone
 def _no_release(room: Room) -> None:
     room.edit(f"build/{room.model}/release.yaml").unlink()
 
@@ -166,7 +182,7 @@ def _changed_after(room: Room) -> None:
 def _failing_copy(room: Room) -> None:
     """Make a candidate that answers its warm-up, and then fails one request in fifty."""
     fail = "kept.append(0); given = given if len(kept) < 250 or len(kept) % 50 else (b'', *given[1:])"
-    room.candidate(room.bento("failing", each_answer(fail)))
+    _challenge(room, room.bento("failing", each_answer(fail)))
 
 
 def _failing_production(room: Room) -> None:
@@ -222,6 +238,7 @@ FAULTS: tuple[Fault, ...] = (
         looks=1,
         turns={"min_answers": 10**6},
     ),
+    _fault("another release at the endpoint", Verdict.FAIL, _another_release),
     _fault("no release", Verdict.ERROR, _no_release),
     _fault("wrong threshold key", Verdict.ERROR, _as_it_is, p59=100),
     _fault("negative threshold", Verdict.ERROR, _as_it_is, p95=-300),
