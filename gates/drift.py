@@ -15,13 +15,12 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from tidegate import frames, gating, scoring
+from tidegate import frames, gating, scored, scoring
 from tidegate.adapters.evidently import METHODS, Kind, distances
 from tidegate.core import gate, importance
 from tidegate.core.exhibits import Chart, Series, Table
 from tidegate.core.verdict import Finding
 from tidegate.errors import NoData
-from tidegate.files import digest_folder
 
 Limit = Annotated[float, msgspec.Meta(ge=0)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -53,13 +52,6 @@ class DriftSettings(gating.Settings, frozen=True):
     label: str | None
     predictions: Limit | None
     ignore: tuple[str, ...] = ()  # columns that need no limit; any other must have one
-
-
-class Importance(msgspec.Struct, frozen=True):
-    """What evaluation wrote: the model's digest, and each raw column's share of the importance."""
-
-    artifact: str
-    shares: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -181,21 +173,6 @@ def shown(rows: list[Row], found: Mapping[str, float]) -> tuple[Table, Chart]:
     return Table("Drift by importance", columns, cells), Chart(title, "bar", (bars,), "", "distance / limit")
 
 
-def importances(subject: gating.Subject[DriftSettings]) -> dict[str, float]:
-    """Return each raw column's share, as evaluation measured it. Raises NoData if that was another model."""
-    try:
-        known = msgspec.json.decode(subject.built("importance.json").read_bytes(), type=Importance)
-    except msgspec.MsgspecError as problem:
-        raise NoData(f"importance.json can't be read: {problem}", "Run `dvc repro`.") from problem
-    digest = digest_folder(subject.built("model"))
-    if known.artifact != digest:
-        raise NoData(
-            f"importance.json is of model {known.artifact[:19]}…, and build/ holds {digest[:19]}…",
-            "Run `dvc repro`.",
-        )
-    return dict(known.shares)
-
-
 def look(subject: gating.Subject[DriftSettings]) -> gating.Looked:
     """Compare the holdout with the train split."""
     settings = subject.settings
@@ -208,9 +185,10 @@ def look(subject: gating.Subject[DriftSettings]) -> gating.Looked:
     smaller = gate.enough("rows sampled", min(len(reference), len(current)), settings.min_rows)
     if smaller.verdict.holds_back:
         return gating.Looked([smaller], {"rows": taken, "seed": settings.seed})
-    shares = importances(subject)
-    scored = settings.predictions is not None
-    predict = scoring.scorer(subject.root, subject.package, subject.built("model")) if scored else None
+    shares = scored.evaluated(subject).shares
+    predict = None
+    if settings.predictions is not None:
+        predict = scoring.scorer(subject.root, subject.package, subject.built("model"))
     findings, rows, found = judge(reference, current, settings, shares, predict)
     table, chart = shown(rows, found)
     measurements = {

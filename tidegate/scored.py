@@ -6,10 +6,12 @@ other rows, or are no probabilities raise, and so make the gate an ERROR.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from tidegate import baseline, frames, wiring
@@ -46,9 +48,36 @@ class Production:
     features_of: str = ""
 
 
+class Evaluated(msgspec.Struct, frozen=True):
+    """What evaluation wrote beside its predictions: the digest of the model, each raw column's importance."""
+
+    artifact: str
+    shares: Mapping[str, float]
+
+
+def evaluated(subject: Subject[Any]) -> Evaluated:
+    """Return what evaluation wrote in importance.json. Raises NoData unless it was of the model in build/."""
+    try:
+        known = msgspec.json.decode(subject.built("importance.json").read_bytes(), type=Evaluated)
+    except msgspec.MsgspecError as problem:
+        raise NoData(f"importance.json can't be read: {problem}", "Run `dvc repro`.") from problem
+    digest = digest_folder(subject.built("model"))
+    if known.artifact != digest:
+        raise NoData(
+            f"importance.json is of model {known.artifact[:19]}…, and build/ holds {digest[:19]}…: what was "
+            "evaluated is another model",
+            "Run `dvc repro`.",
+        )
+    return known
+
+
 def read(subject: Subject[Any], label: str, probability: str) -> Scored:
-    """Return the candidate's predictions. Raises NoData or Fatal unless they are whole and of the holdout."""
+    """Return the candidate's predictions.
+
+    Raises NoData or Fatal unless they are whole, of the holdout, and of the model that is in build/.
+    """
     name = "predictions.parquet"
+    evaluated(subject)
     labels, values = _columns(subject.built(name), label, probability)
     frame = frames.read(subject.data("holdout"))
     held_out = frame[label].to_numpy() if label in frame else np.empty(0)

@@ -83,8 +83,14 @@ def checkout(root: Path, gate: str, settings: dict[str, Any]) -> GateRoom:
     git(made, "init", "-q")
     git(made, "add", "models")
     git(made, "commit", "-qm", "Features as production knows them")
-    tiny_model(made.build / "model", late=0.2)
+    evaluated(made, tiny_model(made.build / "model", late=0.2))
     return made
+
+
+def evaluated(room: GateRoom, model: Path) -> None:
+    """Write what evaluation writes beside the predictions: whose they are."""
+    known = {"artifact": digest_folder(model), "shares": {}}
+    (room.build / "importance.json").write_text(json.dumps(known))
 
 
 @pytest.fixture
@@ -284,6 +290,7 @@ def test_the_same_files_with_other_features_are_scored_apart(
     registry = testing.FakeRegistry()
     shutil.rmtree(room.build / "model")
     folder = tiny_model(room.build / "model", late=PRODUCTION_SAYS)
+    evaluated(room, folder)
     put_in_production(room, registry, digest_folder(folder))
     path = room.root / "models/toy/features.py"
     path.write_text(path.read_text() + "\n# another way\n")
@@ -404,3 +411,11 @@ def test_what_a_person_looks_at_is_small_and_of_both(room: GateRoom, monkeypatch
     assert {shown.name for shown in found.comparisons} == {
         f"{name} against production" for name in ("auc", "log_loss", "calibration_error")
     }
+
+
+def test_predictions_of_another_model_are_an_error(room: GateRoom, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that was trained anew and not evaluated is not judged by what the one before predicted."""
+    (room.build / "model" / "note.txt").write_text("trained again")
+    code, found = look(room, monkeypatch, testing.FakeRegistry())
+    assert code == 3
+    assert "what was evaluated is another model" in found.findings[0].reason

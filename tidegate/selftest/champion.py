@@ -7,12 +7,14 @@ better.
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import msgspec
 import numpy as np
 
 from tidegate.core.release import RegistryRef
+from tidegate.files import digest_folder
 from tidegate.selftest.room import Room
 
 EVERY = 4  # of the holdout's rows one is kept, in their order
@@ -36,9 +38,24 @@ def challenge(room: Room) -> None:
     room.in_production(room.original)
     with (room.edit(f"build/{room.model}/model") / "examples.json").open("a") as examples:
         examples.write("\n")
+    _evaluate(room)
     room.write("holdout", room.frame("holdout").iloc[::EVERY])
     room.write(path(room), room.frame(path(room)).iloc[::EVERY])
     move(room, lambda odds, random: odds + random.normal(scale=NOISE, size=len(odds)))
+
+
+def _evaluate(room: Room) -> None:
+    """Let importance.json, which evaluation writes with the predictions, be of the model that is here."""
+    path = room.edit(f"build/{room.model}/importance.json")
+    known = json.loads(path.read_text())
+    digest = digest_folder(room.root / "build" / room.model / "model")
+    path.write_text(json.dumps(known | {"artifact": digest}))
+
+
+def stale(room: Room) -> None:
+    """Change the model once its predictions are made."""
+    with (room.edit(f"build/{room.model}/model") / "examples.json").open("a") as examples:
+        examples.write("\n")
 
 
 def move(room: Room, change: Any, where: Any = None) -> None:

@@ -131,6 +131,7 @@ FAULTS = (
     _fault("predictions truncated", Verdict.ERROR, _truncate),
     _fault("predictions without probabilities", Verdict.ERROR, _no_probability),
     _fault("predictions of other rows", Verdict.ERROR, champion.other_rows),
+    _fault("predictions of another model", Verdict.ERROR, champion.stale),
     _fault("wrong metric key", Verdict.ERROR, _nothing, limits={"acu": 0.68}),
     _fault("negative margin", Verdict.ERROR, _nothing, margins={"auc": -0.005}),
     _fault("NaN as a limit", Verdict.ERROR, _nothing, limits={"auc": float("nan")}),

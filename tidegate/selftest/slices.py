@@ -134,6 +134,7 @@ FAULTS = (
     _fault("NaN in one slice", Verdict.ERROR, _one_nan),
     _fault("empty predictions", Verdict.ERROR, champion.first(0)),
     _fault("predictions of other rows", Verdict.ERROR, champion.other_rows),
+    _fault("predictions of another model", Verdict.ERROR, champion.stale),
     _fault("champion equal to candidate", Verdict.ERROR, champion.own_champion),
     _fault("wrong metric key", Verdict.ERROR, _nothing, margins={"log_los": 0.1}),
     _fault("negative threshold", Verdict.ERROR, _nothing, production={"auc": -0.01}),
