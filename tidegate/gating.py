@@ -215,6 +215,8 @@ def stem(name: str) -> str:
 def _there(path: Path, command: str) -> Path:
     if not path.exists():
         raise NoData(f"{path.name} is not in {path.parent.name}/", f"Make it with `{command}`.")
+    if path.is_dir() and not any(one.is_file() for one in path.rglob("*")):
+        raise NoData(f"{path.name}/ of {path.parent.name}/ holds no file", f"Make it with `{command}`.")
     return path
 
 
