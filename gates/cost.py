@@ -136,6 +136,7 @@ GATE = gating.Gate(
     CostSettings,
     look,
     needs="release",
+    after=("load",),
     inputs="The load gate's report, and `prices` in envs/platform.yaml.",
     fix="Make the service answer more requests a second, choose a cheaper machine, or raise the budget.",
 )

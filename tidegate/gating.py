@@ -164,6 +164,7 @@ class Gate(Generic[S]):
     needs: Needs
     inputs: str
     fix: str
+    after: tuple[str, ...] = ()  # gates whose reports it reads: without them it has nothing to look at
 
     @property
     def decides(self) -> str:

@@ -114,8 +114,12 @@ def _run_all(asked: _Asked) -> int:
     for name in gating.names(asked.root):
         why = ""
         try:
-            needs = gating.load(asked.root, name).needs
+            gate = gating.load(asked.root, name)
+            needs = gate.needs
             why = _why_not(asked, needs)
+            waits = [other for other in gate.after if any(s["gate"] == other and s["why"] for s in shown)]
+            if waits and not why:
+                why = f"rests on {', '.join(waits)}, not run here"
         except ConfigError as problem:
             found = report.broken(name, asked.model, str(problem))
             code = found.exit_code
