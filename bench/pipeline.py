@@ -36,6 +36,12 @@ def noop() -> Mapping[str, Measured]:
         if done.returncode != 0:
             raise CannotRun(f"`dvc repro` failed: {done.stderr.strip().splitlines()[-1:]}")
         ran = re.findall(r"Running stage '([^']+)'", done.stdout)
-        if ran != ["stores"]:  # the one that always looks, at which stores these are
+        # Those that always look, at what lies outside of DVC's sight: the stores, and the Bento in one of them.
+        if {stage.partition("@")[0] for stage in ran} != {"stores", "gate-artifact"}:
             raise CannotRun(f"`dvc repro` ran {', '.join(ran) or 'not even `stores`'}")
-    return {"dvc-noop": Measured(min(seconds), note=f"{len(seconds)} runs, nothing trained or built")}
+    return {
+        "dvc-noop": Measured(
+            min(seconds),
+            note=f"{len(seconds)} runs, nothing trained or built; nearly all of it looks at the Bento",
+        )
+    }
