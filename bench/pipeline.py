@@ -36,7 +36,7 @@ def noop() -> Mapping[str, Measured]:
         if done.returncode != 0:
             raise CannotRun(f"`dvc repro` failed: {done.stderr.strip().splitlines()[-1:]}")
         ran = re.findall(r"Running stage '([^']+)'", done.stdout)
-        # Those that always look, at what lies outside of DVC's sight: the stores, and the Bento in one of them.
+        # They always look, at what lies outside of DVC's sight: the stores, and the Bento in one of them.
         if {stage.partition("@")[0] for stage in ran} != {"stores", "gate-artifact"}:
             raise CannotRun(f"`dvc repro` ran {', '.join(ran) or 'not even `stores`'}")
     return {
