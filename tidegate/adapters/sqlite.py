@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random
+
 from tidegate.errors import LeaseLost, PlatformError, Refused, TidegateError, Unreachable
 from tidegate.ports import Event, Request
 
@@ -42,6 +44,18 @@ CREATE INDEX IF NOT EXISTS requests_open ON requests (plane, id) WHERE result IS
 _FULL = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_TOOBIG}
 _BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 _BROKEN = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+
+
+def _busy(error: BaseException) -> bool:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in _BUSY
+
+
+_PATIENTLY = Retrying(
+    retry=retry_if_exception(_busy),
+    wait=wait_random(0.005, 0.05),
+    stop=stop_after_delay(BUSY_SECONDS),
+    reraise=True,
+)
 
 
 def translate(error: Exception, path: Path) -> TidegateError:
@@ -75,9 +89,13 @@ class _File:
                 self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
             )
             try:
-                made.execute("PRAGMA journal_mode=WAL")
-                made.execute("PRAGMA synchronous=FULL")
-                made.executescript(_SCHEMA)
+                # Two that make the file at once may each be told that it is locked without having waited:
+                # SQLite's own patience does not cover the change to a write-ahead log.
+                for attempt in _PATIENTLY.copy():
+                    with attempt:
+                        made.execute("PRAGMA journal_mode=WAL")
+                        made.execute("PRAGMA synchronous=FULL")
+                        made.executescript(_SCHEMA)
             except BaseException:
                 made.close()
                 raise
