@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import msgspec
 import numpy as np
 
-from tidegate import gating
+from tidegate import frames, gating
 from tidegate.adapters import hypothesis
 from tidegate.core import contract, gate, mutations, openapi, parity
 from tidegate.core.contract import Answer
@@ -89,9 +89,7 @@ class Pipeline:
 
 def sampled(subject: gating.Subject[ParitySettings], pipeline: Pipeline, split: str, count: int) -> Raw:
     """Return a seeded sample of a split, with the rows that hold each column's least and greatest value."""
-    import pandas as pd
-
-    frame = pd.read_parquet(subject.data(split))
+    frame = frames.read(subject.data(split))
     lost = [name for name in pipeline.features.COLUMNS if name not in frame]
     if lost:
         raise NoData(f"{split} has no column {', '.join(lost)}", "Make it with `dvc repro`.")
@@ -150,10 +148,8 @@ def ask_all(endpoint: Endpoint, raws: Sequence[Raw], settings: ParitySettings) -
 
 def saved(subject: gating.Subject[ParitySettings], holdout: Raw, served: Sequence[Served]) -> Finding:
     """Compare the predictions that the evaluation saved with the service's of the same rows."""
-    import pandas as pd
-
     name, column = "saved predictions", subject.settings.prediction
-    frame = pd.read_parquet(subject.built("predictions.parquet"))
+    frame = frames.read(subject.built("predictions.parquet"))
     if column not in frame or max(holdout.places) >= len(frame):
         return gate.error(name, f"{name}: predictions.parquet has no `{column}` of each row of {HOLDOUT}")
     theirs = frame[column].to_numpy()[list(holdout.places)].tolist()

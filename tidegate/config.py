@@ -240,11 +240,16 @@ def _watched(environment: str, said: Mapping[str, Any], plan: Plan, where: str) 
         )
 
 
+def read_record(text: str, where: str) -> ReleaseRecord:
+    """Parse a release record whose file has another name than its id: that of the last one packaged."""
+    value, lines = _document({where: text}, where)
+    return convert(value, ReleaseRecord, where=where, lines=lines)
+
+
 @lru_cache(maxsize=4096)  # immutable, and every commit holds all that were ever made
 def parse_record(text: str, path: str) -> ReleaseRecord:
     """Parse a release record; its content must have the id that its file name says."""
-    value, lines = _document({path: text}, path)
-    record = convert(value, ReleaseRecord, where=path, lines=lines)
+    record = read_record(text, path)
     stem = path.rsplit("/", 1)[-1].removesuffix(".yaml")
     if record.id != stem:
         raise ConfigError(

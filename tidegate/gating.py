@@ -21,12 +21,11 @@ from typing import Any, Generic, Literal, NoReturn, TypeVar
 
 import msgspec
 
-from tidegate import baseline, bentos, params, report, wiring
+from tidegate import baseline, bentos, config, params, report, wiring
 from tidegate.core import gate as compare
 from tidegate.core.exhibits import Chart, Comparison, Table
 from tidegate.core.release import ReleaseRecord
 from tidegate.core.verdict import Finding, Verdict, worst
-from tidegate.documents import convert, read_yaml
 from tidegate.errors import ConfigError, NoData, TidegateError, suggest
 from tidegate.files import digest
 from tidegate.machine import copies
@@ -96,9 +95,7 @@ class Subject(Generic[S]):
         path = committed if self.release and committed.is_file() else packaged
         if not path.is_file():
             raise NoData(f"no release of {self.model} is packaged here", "Make one with `dvc repro`.")
-        text = path.read_text()
-        value, lines = read_yaml(text, path.name)
-        found = convert(value, ReleaseRecord, where=path.name, lines=lines)
+        found = config.read_record(path.read_text(), path.name)
         if found.model != self.model or (self.release and found.id != self.release):
             raise NoData(
                 f"{path.relative_to(self.root)} is the record of release {found.id} of {found.model}, "

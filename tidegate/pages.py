@@ -8,11 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from tidegate import changes, gating, report, shelf, staging, wiring
-from tidegate.config import Platform, parse_record
+from tidegate.config import Platform, parse_record, read_record
 from tidegate.core.promotion import Facts, Target
 from tidegate.core.release import ReleaseRecord
 from tidegate.core.verdict import Verdict
-from tidegate.documents import convert, read_yaml
 from tidegate.errors import NoData, TidegateError
 from tidegate.files import write_atomic
 from tidegate.promotion import Origin
@@ -84,8 +83,7 @@ def packaged(root: Path, model: str) -> ReleaseRecord | None:
     path = root / "build" / model / "release.yaml"
     if not path.is_file():
         return None
-    value, lines = read_yaml(path.read_text(), path.name)
-    return convert(value, ReleaseRecord, where=path.name, lines=lines)
+    return read_record(path.read_text(), path.name)
 
 
 def write(root: Path, material: Material, *, share: int = 1) -> tuple[Page, str]:

@@ -19,9 +19,8 @@ import msgspec
 from tidegate import config, plumbing
 from tidegate.core import promotion as core
 from tidegate.core.promotion import Outcome, Releases, Target
-from tidegate.core.release import ReleaseRecord
 from tidegate.core.release_file import set_release
-from tidegate.documents import convert, read_yaml
+from tidegate.documents import read_yaml
 from tidegate.errors import ConfigError, Conflict, NoData, PlatformError, Refused, Unreachable
 from tidegate.ports import Clock, Forge, Pull
 
@@ -98,13 +97,8 @@ def new_release(checkout: Path, model: str) -> tuple[Target, str]:
         text = path.read_text()
     except FileNotFoundError as error:
         raise NoData(f"{model} has no build/{model}/release.yaml", "Make it with `dvc repro`.") from error
-    record = _record(text, str(path.relative_to(checkout)))
+    record = config.read_record(text, str(path.relative_to(checkout)))
     return Target("staging", model, record.id), text
-
-
-def _record(text: str, where: str) -> ReleaseRecord:
-    value, lines = read_yaml(text, where)
-    return convert(value, ReleaseRecord, where=where, lines=lines)
 
 
 def built_models(checkout: Path) -> list[str]:
@@ -143,7 +137,7 @@ def promote(
     config.parse_record(text, target.record)  # its content must have the id that is promoted
     branch_files = {} if known else _record_files(origin, main, target, text)
     _push_branch(origin, main, target, branch_files)
-    facts = core.facts(target, msgspec.to_builtins(_record(text, target.record)), now_there)
+    facts = core.facts(target, msgspec.to_builtins(config.read_record(text, target.record)), now_there)
     return forge.open(target.branch, target.title, body(facts), AUTOMATION)
 
 

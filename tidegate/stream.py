@@ -6,6 +6,7 @@ import importlib
 from pathlib import Path
 from typing import Any
 
+from tidegate import frames
 from tidegate.errors import Fatal, NoData
 
 
@@ -15,12 +16,7 @@ def requests(package: str, split: Path, *, rows: int, seed: int) -> list[dict[st
     `models/<package>/features.py` of the checkout that is on the path turns them into rows. Raises NoData
     when the file can't be read or is empty, Fatal when its columns make no requests.
     """
-    import pandas as pd
-
-    try:
-        frame = pd.read_parquet(split)
-    except (OSError, ValueError) as error:
-        raise NoData(f"{split.name} can't be read: {error}", "Make it with `dvc repro`.") from error
+    frame = frames.read(split)
     if frame.empty:
         raise NoData(f"{split.name} has no rows", "Make it with `dvc repro`.")
     drawn = frame.sample(n=min(rows, len(frame)), random_state=seed)
