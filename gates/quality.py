@@ -66,17 +66,7 @@ def compare(
         confidence=confidence,
         threshold=settings.threshold,
     )
-    return gate.beside(
-        f"{name} against production",
-        found.candidate,
-        found.production,
-        found.interval,
-        margin,
-        higher_is_better=metric.higher_is_better,
-        confidence=confidence,
-        unit=metric.unit,
-        hint=paired.hint(found, margin, len(labels)),
-    )
+    return paired.beside(f"{name} against production", found, margin, confidence, len(labels))
 
 
 def against(labels: Any, candidate: Any, production: Any, settings: QualitySettings) -> list[Any]:

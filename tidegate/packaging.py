@@ -259,9 +259,8 @@ def gate_verdicts(layout: Layout, reports: Mapping[str, Path]) -> dict[str, str]
         needed = name in REQUIRED_GATES
         page = path.with_suffix(".md").relative_to(layout.checkout)
         if found.verdict.holds_back or (needed and found.verdict is not Verdict.PASS):
-            said = next(f.reason for f in found.findings if f.verdict is found.verdict)
             raise Refused(
-                f"gate {name} of {layout.model} ended in {found.verdict.words}: {said}",
+                f"gate {name} of {layout.model} ended in {found.verdict.words}: {found.reason}",
                 f"Read {page}, then run {_again(layout, name)}.",
             )
         if needed and not (found.source.inputs and found.model):

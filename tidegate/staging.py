@@ -25,10 +25,11 @@ def admit(checkout: Path, model: str, release: str) -> None:
     """Raise Refused unless gate artifact says PASS of this release and of the files that are here."""
     path = checkout / "build" / model / "gates" / "artifact.json"
     found = report.current(report.read_report(path), checkout, model=model, release=release)
-    reason = next(f.reason for f in found.findings if f.verdict is found.verdict)
     if found.verdict is Verdict.PASS and found.source.release == release:
         return
-    said = f"{found.verdict}: {reason}" if found.verdict is not Verdict.PASS else "PASS of no release by name"
+    said = "PASS of no release by name"
+    if found.verdict is not Verdict.PASS:
+        said = f"{found.verdict}: {found.reason}"
     raise Refused(
         f"{model} {release} does not enter staging: gate artifact {said}",
         f"Run `tidegate gate run artifact {model}`, or `dvc repro`.",
@@ -67,7 +68,7 @@ def run_gates(checkout: Path, target: Target, url: str, say: Callable[[str], Non
         found, code = _run(checkout, name, target, endpoint)
         # Both must agree: a gate that died after its report was written has not passed.
         agree = code == found.exit_code
-        why = "" if found.verdict is Verdict.PASS else f": {_reason(found)}"
+        why = "" if found.verdict is Verdict.PASS else f": {found.reason}"
         say(f"gate {name}: {found.verdict.words} (exit {code}){why}")
         if found.verdict.holds_back or not agree:
             failed.append(f"{name} {found.verdict}" + ("" if agree else f" with exit {code}"))
@@ -102,7 +103,3 @@ def _run(checkout: Path, name: str, target: Target, endpoint: str) -> tuple[repo
     if not found.verdict.holds_back and found.source.release != target.release:
         found = report.broken(name, target.model, f"the report of {name} names no release")
     return found, code
-
-
-def _reason(found: report.Report) -> str:
-    return next(f.reason for f in found.findings if f.verdict is found.verdict)

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
 
-from tidegate.core import scores
+from tidegate.core import gate, scores
+from tidegate.core.exhibits import Comparison
 from tidegate.core.scores import Floats, Metric, Sample
+from tidegate.core.verdict import Finding
 
 AT_THE_MARGIN = 1000  # times the rows there are: beyond that, no number of rows is worth naming
 
@@ -106,6 +108,23 @@ def _error(metric: Metric, influences: Floats, samples: list[Sample]) -> float:
     if metric.counted:
         variance += 1.0 / min(metric.counted(sample) for sample in samples) ** 2
     return math.sqrt(variance)
+
+
+def beside(
+    name: str, found: Difference, margin: float, confidence: float, rows: int
+) -> tuple[Finding, Comparison | None]:
+    """Hold a difference over `rows` rows to its margin; see `gate.beside`. Says how many more would tell."""
+    return gate.beside(
+        name,
+        found.candidate,
+        found.production,
+        found.interval,
+        margin,
+        higher_is_better=found.metric.higher_is_better,
+        confidence=confidence,
+        unit=found.metric.unit,
+        hint=hint(found, margin, rows),
+    )
 
 
 def more_rows(found: Difference, margin: float, rows: int) -> int | None:

@@ -206,17 +206,8 @@ def _beside(
     one: Slice, rows: int, found: paired.Difference, margin: float, confidence: float, other: str
 ) -> Judged:
     metric = found.metric
-    finding, shown = gate.beside(
-        f"{metric.name} of {one.name} against {other}",
-        found.candidate,
-        found.production,
-        found.interval,
-        margin,
-        higher_is_better=metric.higher_is_better,
-        confidence=confidence,
-        unit=metric.unit,
-        hint=paired.hint(found, margin, rows),
-    )
+    name = f"{metric.name} of {one.name} against {other}"
+    finding, shown = paired.beside(name, found, margin, confidence, rows)
     return Judged(one.name, rows, metric.name, finding, shown)
 
 

@@ -58,6 +58,11 @@ class Report:
         return worst(finding.verdict for finding in self.findings)
 
     @property
+    def reason(self) -> str:
+        """The reason of the first of its worst findings; nothing without findings."""
+        return next((f.reason for f in self.findings if f.verdict is self.verdict), "")
+
+    @property
     def exit_code(self) -> int:
         """0 PASS or not applicable, 1 FAIL, 2 INCONCLUSIVE, 3 ERROR."""
         return self.verdict.exit_code
