@@ -12,7 +12,7 @@ import msgspec
 from tidegate.core.release import BentoRef
 from tidegate.core.verdict import Verdict
 from tidegate.selftest.front import Ask, Asked, Reply
-from tidegate.selftest.room import Fault, Room
+from tidegate.selftest.room import Fault, Room, as_it_is
 from tidegate.selftest.staged import Make, answers, behind, fields, gone, healthy, service
 
 FAIL, ERROR = Verdict.FAIL, Verdict.ERROR
@@ -181,10 +181,6 @@ def _no_file(room: Room) -> None:
     (room.edit(f"build/{room.model}/model") / "examples.json").unlink()
 
 
-def _nothing(room: Room) -> None:
-    """Leave the room as it is: the settings are the fault."""
-
-
 FAULTS = (
     Fault("contract", "NaN in a request is a 500", FAIL, _if(b"NaN", 500)),
     Fault("contract", "a missing field is answered", FAIL, _accepts("is required")),
@@ -204,10 +200,10 @@ FAULTS = (
     Fault("contract", "nothing is published", ERROR, _publishes(b"{}", 404)),
     Fault("contract", "truncated JSON is published", ERROR, _publishes(b'{"openapi": "3.1.0", "paths": {')),
     Fault("contract", "no path is published", ERROR, _publishes(b'{"openapi": "3.1.0", "paths": {}}')),
-    Fault("contract", "empty list of bad rows", ERROR, _nothing, {"bad": []}),
-    Fault("contract", "no request drawn", ERROR, _nothing, {"allowed": 0}),
-    Fault("contract", "no good row sent", ERROR, _nothing, {"rows": 0}),
-    Fault("contract", "wrong threshold key", ERROR, _nothing, {"timout": 1}),
+    Fault("contract", "empty list of bad rows", ERROR, as_it_is, {"bad": []}),
+    Fault("contract", "no request drawn", ERROR, as_it_is, {"allowed": 0}),
+    Fault("contract", "no good row sent", ERROR, as_it_is, {"rows": 0}),
+    Fault("contract", "wrong threshold key", ERROR, as_it_is, {"timout": 1}),
     Fault("contract", "empty examples", ERROR, _no_examples("[]")),
     Fault("contract", "truncated examples", ERROR, _no_examples('[{"a": ')),
     Fault("contract", "missing examples", ERROR, _no_file),

@@ -14,7 +14,7 @@ from tidegate import gating
 from tidegate.config import merge
 from tidegate.core.verdict import Verdict
 from tidegate.selftest import load
-from tidegate.selftest.room import Fault, Room
+from tidegate.selftest.room import Fault, Room, as_it_is
 
 QUICK: dict[str, Any] = {"machine": "cpu", "budget_per_thousand": 1.0, "margin": 0.5}
 PRICES = "envs/platform.yaml"
@@ -134,17 +134,13 @@ def _gpu(room: Room) -> None:
     _prices(machines={"gpu": {"perHour": 0.6, "gpus": 1}})(room)
 
 
-def _as_it_is(room: Room) -> None:
-    """Break nothing: the fault is in the settings."""
-
-
 def _fault(name: str, expected: Verdict, make: Callable[[Room], None], **settings: Any) -> Fault:
     return Fault("cost", name, expected, make, settings)
 
 
 FAULTS: tuple[Fault, ...] = (
     _fault("beyond the budget", Verdict.FAIL, _served, budget_per_thousand=1e-9),
-    _fault("beyond it by an upper bound", Verdict.INCONCLUSIVE, _as_it_is, budget_per_thousand=1e-9),
+    _fault("beyond it by an upper bound", Verdict.INCONCLUSIVE, as_it_is, budget_per_thousand=1e-9),
     _fault("more than twice as slow as production", Verdict.FAIL, _twice_as_slow),
     _fault("more than twice production's CPU time", Verdict.FAIL, _twice_the_cpu),
     _fault("load report missing", Verdict.ERROR, _no_report),
@@ -161,13 +157,13 @@ FAULTS: tuple[Fault, ...] = (
         "NaN in one metric", Verdict.ERROR, _said(lambda m: m["turns"]["ratios"]["cpu"].update(high=None))
     ),
     _fault("price missing", Verdict.ERROR, _no_prices),
-    _fault("unknown machine", Verdict.ERROR, _as_it_is, machine="cpuu"),
+    _fault("unknown machine", Verdict.ERROR, as_it_is, machine="cpuu"),
     _fault("price of zero", Verdict.ERROR, _cpu(perHour=0)),
     _fault("negative price", Verdict.ERROR, _cpu(perHour=-0.08)),
     _fault("price is NaN", Verdict.ERROR, _cpu(perHour=math.nan)),
     _fault("misspelt price", Verdict.ERROR, _cpu(perHuor=0.08)),
     _fault("a GPU's price without a GPU", Verdict.ERROR, _gpu, machine="gpu"),
-    _fault("utilisation above one", Verdict.ERROR, _as_it_is, utilisation=1.5),
-    _fault("negative threshold", Verdict.ERROR, _as_it_is, budget_per_thousand=-1),
-    _fault("wrong threshold key", Verdict.ERROR, _as_it_is, budget=1),
+    _fault("utilisation above one", Verdict.ERROR, as_it_is, utilisation=1.5),
+    _fault("negative threshold", Verdict.ERROR, as_it_is, budget_per_thousand=-1),
+    _fault("wrong threshold key", Verdict.ERROR, as_it_is, budget=1),
 )

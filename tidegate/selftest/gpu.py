@@ -15,7 +15,7 @@ from tidegate import wiring
 from tidegate.core.verdict import Verdict
 from tidegate.errors import PlatformError
 from tidegate.machine import copies
-from tidegate.selftest.room import Fault, Room
+from tidegate.selftest.room import Fault, Room, as_it_is
 
 CONTROL = Verdict.NOT_APPLICABLE
 QUICK: dict[str, Any] = {"warmup": 0.1, "duration": 0.5, "every": 0.02, "min_samples": 10, "rate": 100}
@@ -76,10 +76,6 @@ def _fault(name: str, expected: Verdict, make: Callable[[Room], None], **setting
     return Fault("gpu", name, expected, make, {"device": 0, **settings})
 
 
-def _as_it_is(room: Room) -> None:
-    """Break nothing: the fault is in the settings."""
-
-
 FAULTS: tuple[Fault, ...] = (
     _fault("out of memory", Verdict.FAIL, _under_load("out-of-memory")),
     _fault("throttled", Verdict.FAIL, _under_load("throttled")),
@@ -97,6 +93,6 @@ FAULTS: tuple[Fault, ...] = (
     _fault("no driver, though a GPU is declared", Verdict.ERROR, _no_driver),
     _fault("no device of that index", Verdict.ERROR, _stub("healthy"), device=3),
     _fault("no device of that UUID", Verdict.ERROR, _stub("healthy"), device="GPU-12345678"),
-    _fault("wrong threshold key", Verdict.ERROR, _as_it_is, temprature=0.9),
-    _fault("negative threshold", Verdict.ERROR, _as_it_is, memory=-0.1),
+    _fault("wrong threshold key", Verdict.ERROR, as_it_is, temprature=0.9),
+    _fault("negative threshold", Verdict.ERROR, as_it_is, memory=-0.1),
 )

@@ -11,7 +11,7 @@ import numpy as np
 
 from tidegate.core.verdict import Verdict
 from tidegate.selftest.front import Asked, Reply
-from tidegate.selftest.room import Fault, Room
+from tidegate.selftest.room import Fault, Room, as_it_is
 from tidegate.selftest.staged import MODEL, Make, answers, bento, fields, gone, healthy, service
 
 FAIL, ERROR = Verdict.FAIL, Verdict.ERROR
@@ -181,10 +181,6 @@ def _truncated_model(room: Room) -> None:
     path.write_bytes(path.read_bytes()[:-1000])
 
 
-def _nothing(room: Room) -> None:
-    """Leave the room as it is: the settings are the fault."""
-
-
 def _shuffle(values: Any) -> Any:
     return np.random.default_rng(1).permutation(values)
 
@@ -202,10 +198,10 @@ FAULTS = (
     Fault("parity", "3% of responses failing", FAIL, answers(_some_fail)),
     Fault("parity", "another release answers", FAIL, fields("", release="0" * 12)),
     Fault("parity", "nobody answers", ERROR, gone),
-    Fault("parity", "no row asked for", ERROR, _nothing, {"rows": {"holdout": 0, "live": 0}}),
-    Fault("parity", "no prediction named", ERROR, _nothing, {"prediction": ""}),
-    Fault("parity", "negative tolerance", ERROR, _nothing, {"tolerance": -1}),
-    Fault("parity", "wrong threshold key", ERROR, _nothing, {"tolerence": 1}),
+    Fault("parity", "no row asked for", ERROR, as_it_is, {"rows": {"holdout": 0, "live": 0}}),
+    Fault("parity", "no prediction named", ERROR, as_it_is, {"prediction": ""}),
+    Fault("parity", "negative tolerance", ERROR, as_it_is, {"tolerance": -1}),
+    Fault("parity", "wrong threshold key", ERROR, as_it_is, {"tolerence": 1}),
     Fault("parity", "missing holdout", ERROR, _missing("data/{model}/holdout.parquet")),
     Fault("parity", "missing column", ERROR, _no_column),
     Fault("parity", "empty live stream", ERROR, _no_live),

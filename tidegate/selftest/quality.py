@@ -11,7 +11,7 @@ from tidegate.core import scores
 from tidegate.core.verdict import Verdict
 from tidegate.selftest import champion
 from tidegate.selftest.champion import names, path, predict
-from tidegate.selftest.room import Fault, Room
+from tidegate.selftest.room import Fault, Room, as_it_is
 
 MARGIN = 0.02  # nats; a quarter of the rows can tell less than all of them
 QUICK: dict[str, Any] = {"margins": {"auc": MARGIN, "log_loss": MARGIN, "calibration_error": 0.03}}
@@ -101,10 +101,6 @@ def _no_commit(room: Room) -> None:
     room.in_production(msgspec.structs.replace(room.original, commit="0" * 40))
 
 
-def _nothing(room: Room) -> None:
-    """Leave everything as it is: the settings are the fault."""
-
-
 def _fault(name: str, expected: Verdict, make: Any, **settings: Any) -> Fault:
     return Fault("quality", name, expected, make, settings)
 
@@ -116,7 +112,7 @@ FAULTS = (
     _fault("worse by twice the margin", Verdict.FAIL, _twice_the_margin),
     _fault("all-NaN metric", Verdict.ERROR, _all_nan),
     _fault("NaN in one probability", Verdict.ERROR, _one_nan),
-    _fault("NaN in one metric", Verdict.ERROR, _nothing, limits={"precision": 0.2}, threshold=0.999),
+    _fault("NaN in one metric", Verdict.ERROR, as_it_is, limits={"precision": 0.2}, threshold=0.999),
     _fault("one class only", Verdict.ERROR, _one_class, limits={"calibration_error": 1.0}),
     _fault("percents for probabilities", Verdict.ERROR, _percent),
     _fault("champion equal to candidate", Verdict.ERROR, champion.own_champion),
@@ -125,14 +121,14 @@ FAULTS = (
     _fault("champion's record missing", Verdict.ERROR, _no_record),
     _fault("champion's commit not in this clone", Verdict.ERROR, _no_commit),
     _fault("fewer rows than min_rows", Verdict.INCONCLUSIVE, champion.first(600)),
-    _fault("too few rows for the margin", Verdict.INCONCLUSIVE, _nothing, margins={"auc": 0.00005}),
+    _fault("too few rows for the margin", Verdict.INCONCLUSIVE, as_it_is, margins={"auc": 0.00005}),
     _fault("empty predictions", Verdict.ERROR, champion.first(0)),
     _fault("predictions missing", Verdict.ERROR, _remove),
     _fault("predictions truncated", Verdict.ERROR, _truncate),
     _fault("predictions without probabilities", Verdict.ERROR, _no_probability),
     _fault("predictions of other rows", Verdict.ERROR, champion.other_rows),
     _fault("predictions of another model", Verdict.ERROR, champion.stale),
-    _fault("wrong metric key", Verdict.ERROR, _nothing, limits={"acu": 0.68}),
-    _fault("negative margin", Verdict.ERROR, _nothing, margins={"auc": -0.005}),
-    _fault("NaN as a limit", Verdict.ERROR, _nothing, limits={"auc": float("nan")}),
+    _fault("wrong metric key", Verdict.ERROR, as_it_is, limits={"acu": 0.68}),
+    _fault("negative margin", Verdict.ERROR, as_it_is, margins={"auc": -0.005}),
+    _fault("NaN as a limit", Verdict.ERROR, as_it_is, limits={"auc": float("nan")}),
 )

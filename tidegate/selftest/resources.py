@@ -12,7 +12,7 @@ import msgspec
 from tidegate import bentos
 from tidegate.core.release import ReleaseRecord
 from tidegate.core.verdict import Verdict
-from tidegate.selftest.room import Fault, Room
+from tidegate.selftest.room import Fault, Room, as_it_is
 
 QUICK: dict[str, Any] = {"requests": 1600, "warmup": 200, "min_requests": 800, "starts": 1}
 
@@ -112,10 +112,6 @@ def _fault(name: str, expected: Verdict, make: Callable[[Room], None], **setting
     return Fault("resources", name, expected, make, settings)
 
 
-def _as_it_is(room: Room) -> None:
-    """Break nothing: the fault is in the settings."""
-
-
 FAULTS: tuple[Fault, ...] = (
     _fault(
         "memory leak, 20 kB of every request",
@@ -164,14 +160,14 @@ FAULTS: tuple[Fault, ...] = (
         Verdict.FAIL,
         _candidate("failing", _each_request(FAIL_SOME)),
     ),
-    _fault("one request", Verdict.INCONCLUSIVE, _as_it_is, requests=1, warmup=1),
-    _fault("zero requests", Verdict.ERROR, _as_it_is, requests=0),
+    _fault("one request", Verdict.INCONCLUSIVE, as_it_is, requests=1, warmup=1),
+    _fault("zero requests", Verdict.ERROR, as_it_is, requests=0),
     _fault("the model's rows taken out of the Bento", Verdict.ERROR, _candidate("rowless", _no_examples)),
     _fault("a Bento that is not the recorded one", Verdict.ERROR, _changed_after),
     _fault("no Bento", Verdict.ERROR, lambda room: room.candidate(_named(room, "gone"))),
     _fault("production's Bento missing", Verdict.ERROR, _production_gone),
     _fault("no release", Verdict.ERROR, _no_release),
-    _fault("wrong threshold key", Verdict.ERROR, _as_it_is, laek=50),
-    _fault("negative threshold", Verdict.ERROR, _as_it_is, leak=-1),
-    _fault("a threshold that is no number", Verdict.ERROR, _as_it_is, memory="plenty"),
+    _fault("wrong threshold key", Verdict.ERROR, as_it_is, laek=50),
+    _fault("negative threshold", Verdict.ERROR, as_it_is, leak=-1),
+    _fault("a threshold that is no number", Verdict.ERROR, as_it_is, memory="plenty"),
 )

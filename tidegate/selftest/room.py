@@ -22,12 +22,12 @@ import msgspec
 import yaml
 
 from tidegate import bentos, gating, wiring
-from tidegate.config import Home, merge
+from tidegate.config import Home, merge, read_record
 from tidegate.core.release import BentoRef, ReleaseRecord
 from tidegate.core.verdict import Verdict
-from tidegate.documents import convert, read_yaml
 from tidegate.errors import NoData
 from tidegate.machine import copies
+from tidegate.packaging import record_text
 
 SHARED = ("data", "gates", "models", "services", "tidegate", "dvc.lock", "requirements.lock", ".git")
 
@@ -45,6 +45,10 @@ class Fault:
     expected: Verdict
     make: Callable[[Room], None]
     settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+def as_it_is(room: Room) -> None:
+    """Break nothing: the fault is in its settings."""
 
 
 @dataclass
@@ -172,8 +176,7 @@ class Room:
         path = self.source / "build" / self.model / "release.yaml"
         if not path.is_file():
             raise NoData(f"no release of {self.model} is packaged here", "Make one with `dvc repro`.")
-        value, lines = read_yaml(path.read_text(), path.name)
-        return convert(value, ReleaseRecord, where=path.name, lines=lines)
+        return read_record(path.read_text(), path.name)
 
     def bento(
         self, version: str, edit: Callable[[Path], None] = lambda path: None, **record: Any
@@ -203,7 +206,7 @@ class Room:
         """Make a release the room's candidate: build/<model>/release.yaml, and `--release`."""
         path = self.root / "build" / self.model / "release.yaml"
         path.unlink(missing_ok=True)
-        path.write_text(_text(record))
+        path.write_text(record_text(record))
         self.release = record.id
 
     def in_production(self, record: ReleaseRecord | None) -> None:
@@ -212,7 +215,7 @@ class Room:
         if record is not None:
             path = self.root / "envs" / "releases" / self.model / f"{record.id}.yaml"
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(_text(record))
+            path.write_text(record_text(record))
             named = {self.model: record.id}
         (self.root / "envs/production/release.yaml").write_text(yaml.safe_dump({"models": named}))
 
@@ -271,8 +274,3 @@ def _only(root: Path) -> Iterator[None]:
 def _forget() -> dict[str, Any]:
     names = [name for name in sys.modules if name.partition(".")[0] in ("models", "services")]
     return {name: sys.modules.pop(name) for name in names}
-
-
-def _text(record: ReleaseRecord) -> str:
-    content = {key: value for key, value in msgspec.to_builtins(record).items() if value is not None}
-    return str(yaml.safe_dump(content))

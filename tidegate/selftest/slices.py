@@ -10,7 +10,7 @@ import yaml
 from tidegate.core.verdict import Verdict
 from tidegate.selftest import champion
 from tidegate.selftest.champion import move, names, path, predict
-from tidegate.selftest.room import Fault, Room
+from tidegate.selftest.room import Fault, Room, as_it_is
 
 QUICK: dict[str, Any] = {
     "min_rows": 400,
@@ -111,10 +111,6 @@ def _one_nan(room: Room) -> None:
     predict(room, values)
 
 
-def _nothing(room: Room) -> None:
-    """Leave everything as it is: the settings are the fault."""
-
-
 def _fault(name: str, expected: Verdict, make: Any, **settings: Any) -> Fault:
     return Fault("slices", name, expected, make, settings)
 
@@ -126,8 +122,8 @@ FAULTS = (
     _fault("a protected group treated unequally", Verdict.FAIL, _unfair),
     _fault("a protected group of sixty rows", Verdict.INCONCLUSIVE, _unfair_of_few),
     _fault("a protected column missing", Verdict.ERROR, _protect_nothing),
-    _fault("slice support too small", Verdict.INCONCLUSIVE, _nothing, min_each=10_000),
-    _fault("too few rows for the margins", Verdict.INCONCLUSIVE, _nothing, production={"auc": 0.0005}),
+    _fault("slice support too small", Verdict.INCONCLUSIVE, as_it_is, min_each=10_000),
+    _fault("too few rows for the margins", Verdict.INCONCLUSIVE, as_it_is, production={"auc": 0.0005}),
     _fault("empty list of slices", Verdict.ERROR, _no_slices),
     _fault("slice column missing", Verdict.ERROR, _no_column),
     _fault("slice column empty", Verdict.ERROR, _empty_column),
@@ -136,6 +132,6 @@ FAULTS = (
     _fault("predictions of other rows", Verdict.ERROR, champion.other_rows),
     _fault("predictions of another model", Verdict.ERROR, champion.stale),
     _fault("champion equal to candidate", Verdict.ERROR, champion.own_champion),
-    _fault("wrong metric key", Verdict.ERROR, _nothing, margins={"log_los": 0.1}),
-    _fault("negative threshold", Verdict.ERROR, _nothing, production={"auc": -0.01}),
+    _fault("wrong metric key", Verdict.ERROR, as_it_is, margins={"log_los": 0.1}),
+    _fault("negative threshold", Verdict.ERROR, as_it_is, production={"auc": -0.01}),
 )
