@@ -13,7 +13,7 @@ import pytest
 
 from gates import data
 from tests.builders import GateRoom, record
-from tidegate import gating, report
+from tidegate import documents, report
 from tidegate.core.verdict import Verdict, worst
 
 SETTINGS: dict[str, Any] = {
@@ -63,7 +63,7 @@ def room(tmp_path: Path) -> GateRoom:
 
 def verdict_of(changed: pd.DataFrame) -> tuple[Verdict, str]:
     """Return the verdict on one split, and what decided it."""
-    settings = gating.convert(SETTINGS, data.DataSettings, where="test")
+    settings = documents.convert(SETTINGS, data.DataSettings, where="test")
     found = data.look_at("train", changed, settings)
     return worst(f.verdict for f in found), "; ".join(
         f.reason for f in found if f.verdict is not Verdict.PASS

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tidegate import config, gating, params
+from tidegate import config, documents, gating, params
 from tidegate.errors import ConfigError, NoData
 
 ROOT = Path(__file__).parents[2]
@@ -157,12 +157,12 @@ def test_a_threshold_that_can_not_be_meant(gate: str, setting: str, value: objec
     read, shape = params.load(ROOT, gating.names(ROOT)), gating.load(ROOT, gate).settings
     own = read.document["models"][read.models[0]]["gates"].get(gate, {})
     section = config.merge(read.document["gates"][gate], own)
-    assert gating.convert(section, shape, where="params.yaml")
+    assert documents.convert(section, shape, where="params.yaml")
     with pytest.raises(ConfigError, match=f"of at least|more than|a number from 0|2 of each label|{setting}"):
-        gating.convert(section | {setting: value}, shape, where="params.yaml", at=f"$.{gate}")
+        documents.convert(section | {setting: value}, shape, where="params.yaml", at=f"$.{gate}")
     without = {key: said for key, said in section.items() if key != setting}
     with pytest.raises(ConfigError, match=f"`{setting}` is missing in `{gate}`"):
-        gating.convert(without, shape, where="params.yaml", at=f"$.{gate}")
+        documents.convert(without, shape, where="params.yaml", at=f"$.{gate}")
 
 
 def test_this_repositorys_file_holds_for_each_of_its_gates() -> None:
