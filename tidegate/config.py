@@ -91,6 +91,36 @@ class PricesSpec(_Spec, frozen=True):
     machines: dict[str, MachineSpec] = {}
 
 
+class NotifySpec(_Spec, frozen=True):
+    """Who is told of what: addresses as apprise takes them, `$NAME` filled in from the environment.
+
+    `events` are kinds of ports.Event; what passes by (a weight, a look) is left out unless it is named.
+    """
+
+    urls: tuple[str, ...] = ()
+    events: tuple[str, ...] = (
+        "breach",
+        "rolled-back",
+        "reverted",
+        "verified",
+        "healthy",
+        "gave-up",
+        "problem",
+    )
+
+
+class PrometheusSpec(_Spec, frozen=True):
+    """The Prometheus server that `metric: prometheus` asks; none by default."""
+
+    url: str = ""
+
+
+class UiSpec(_Spec, frozen=True):
+    """Where `tidegate ui` listens, on loopback."""
+
+    port: int | Literal["auto"] = "auto"
+
+
 class Platform(_Spec, frozen=True):
     """Where an environment runs: envs/platform.yaml, then envs/<env>/platform.yaml over it."""
 
@@ -102,6 +132,9 @@ class Platform(_Spec, frozen=True):
     forge: ForgeSpec = ForgeSpec()
     stores: StoresSpec = StoresSpec()
     prices: PricesSpec = PricesSpec()
+    notify: NotifySpec = NotifySpec()
+    prometheus: PrometheusSpec = PrometheusSpec()
+    ui: UiSpec = UiSpec()
 
 
 class Rejection(_Spec, frozen=True):

@@ -12,6 +12,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
 
+from tidegate.core.counts import Tally
+from tidegate.core.plan import Key, Match, Plan
 from tidegate.core.promotion import lane
 from tidegate.core.release import ReleaseRecord
 
@@ -24,10 +26,19 @@ class Route:
     `endpoints`: release → its replicas as `host:port`; `weights`: release → percent. The weights sum
     to 100, or there are none: then the router answers 503. A release may have endpoints and weight 0
     (warm, not served); one with a weight above 0 must have endpoints.
+
+    `mirror`: release → percent of the requests copied to it, answers dropped. `matches`: (match, release),
+    requests that go to a release whatever its weight, uncounted. `affinity`: what keeps a caller on one
+    side, mixed with `salt`. `journal`: each request is written down, and services write down their answers.
     """
 
     weights: Mapping[str, int] = field(default_factory=dict)
     endpoints: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    mirror: Mapping[str, int] = field(default_factory=dict)
+    matches: tuple[tuple[Match, str], ...] = ()
+    affinity: Key | None = None
+    salt: str = ""
+    journal: bool = False
 
 
 RouteTable = Mapping[str, Route]  # model → route
@@ -38,13 +49,45 @@ class Counters:
     """What the router counted for one release since it started, each request once, after retries.
 
     `errors` are requests that ended in a 5xx. `latency` maps a bucket's upper bound in milliseconds
-    to the number of requests at or below it (cumulative, ascending, `inf` last).
+    to the number of requests at or below it (cumulative, ascending, `inf` last). `tallies` and `bins` are
+    what `Measures` added (core.counts.Cumulative).
     """
 
     requests: int
     errors: int
     latency: tuple[tuple[float, int], ...] = ()
     active: int = 0  # requests in flight now
+    tallies: Mapping[str, Tally] = field(default_factory=dict)
+    bins: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a rollout wants measured: its releases, where they answer, and the plan whose checks ask.
+
+    `since` is when the rollout began, seconds since the epoch: what happened before is not its doing.
+    """
+
+    model: str
+    environment: str
+    release: str
+    stable: str | None
+    since: float
+    plan: Plan
+    endpoints: Mapping[str, tuple[str, ...]]  # release → host:port of its replicas
+
+    @property
+    def releases(self) -> tuple[str, ...]:
+        """All releases that take part."""
+        return tuple(self.endpoints)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Cumulative counts of one release, by `name@instance` (see core.counts.Cumulative)."""
+
+    tallies: Mapping[str, Tally] = field(default_factory=dict)
+    bins: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 class ReplicaState(StrEnum):
@@ -163,11 +206,40 @@ class Metrics(Protocol):
         """Return counters by (model, release). Raises Unreachable; NoData when none is counted."""
 
 
-class Workloads(Protocol):
-    """Runs releases."""
+class Measures(Protocol):
+    """Counts that something else than the router keeps: the service, Prometheus, outcomes, answers."""
 
-    def start(self, record: ReleaseRecord, replicas: int) -> None:
-        """Start a release, or do nothing if it runs. Raises ReleaseNotFound when its Bento is not here."""
+    def names(self, plan: Plan) -> tuple[str, ...]:
+        """Return the names (of checks, or of an experiment) that this source measures for a plan."""
+
+    def read(self, asked: Asked) -> Mapping[str, Measured]:
+        """Return release → what was counted; a release of which nothing is known is left out.
+
+        Raises Unreachable; NoData when nothing was ever counted.
+        """
+
+
+class Recorder(Protocol):
+    """Keeps each rollout's measurements, to be explained and replayed."""
+
+    def append(self, name: str, lines: Sequence[Mapping[str, Any]]) -> None:
+        """Add lines (JSON) to a recording, made if it is new; a failure to write must not raise."""
+
+    def list(self) -> Sequence[str]:
+        """Return the names of all recordings, newest first."""
+
+    def read(self, name: str) -> Sequence[Mapping[str, Any]]:
+        """Return a recording's lines; one cut short by a crash is left out. Raises NoData if unknown."""
+
+
+class Workloads(Protocol):
+    """Runs releases. A `release` may name a fresh copy of one, as `core.release.copy_of` does."""
+
+    def start(self, record: ReleaseRecord, replicas: int, copy: bool = False) -> None:
+        """Start a release, or do nothing if it runs. Raises ReleaseNotFound when its Bento is not here.
+
+        A `copy` runs beside the release itself, under the name `copy_of(record.id)`.
+        """
 
     def stop(self, model: str, release: str) -> None:
         """Stop a release's processes and wait until they are gone; do nothing if there are none."""

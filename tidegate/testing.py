@@ -10,13 +10,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tidegate.core.release import ReleaseRecord
+from tidegate.core.plan import Plan
+from tidegate.core.release import ReleaseRecord, copy_of
 from tidegate.core.xds import LATENCY_BOUNDS_MS, fault
 from tidegate.errors import Conflict, Fatal, LeaseLost, NoData, Refused, ReleaseNotFound, Unreachable
 from tidegate.ports import (
+    Asked,
     Change,
     Counters,
     Event,
+    Measured,
     Pull,
     Replica,
     ReplicaState,
@@ -98,7 +101,10 @@ class FakeRouter(_Faults):
         problem = fault(table)
         if problem:
             raise Refused(problem, "Give every served release an endpoint and weights that sum to 100.")
-        wanted = {model: Route(dict(r.weights), dict(r.endpoints)) for model, r in table.items()}
+        wanted = {
+            model: replace(r, weights=dict(r.weights), endpoints=dict(r.endpoints), mirror=dict(r.mirror))
+            for model, r in table.items()
+        }
         if wanted != self.table:
             self.table = wanted
             self.history.append(wanted)
@@ -138,6 +144,53 @@ class FakeMetrics(_Faults):
         return dict(self.counters)
 
 
+class FakeMeasures(_Faults):
+    """A source of counts in memory: `counted` is release → what `read` says, for checks of its `metrics`.
+
+    With `named` given it measures those names for every plan, as an experiment's outcomes are.
+    """
+
+    def __init__(self, *metrics: str, named: tuple[str, ...] = ()) -> None:
+        super().__init__()
+        self.metrics, self.named = metrics, named
+        self.counted: dict[str, Measured] = {}
+
+    def names(self, plan: Plan) -> tuple[str, ...]:
+        """Return the checks of a plan whose metric is one of `metrics`, and `named`."""
+        return (*(check.name for check in plan.checks if check.metric in self.metrics), *self.named)
+
+    def read(self, asked: Asked) -> Mapping[str, Measured]:
+        """Return what was set for the releases that take part; NoData when nothing was."""
+        self._called("read")
+        if not self.counted:
+            raise NoData("nothing was counted", "Send a request.")
+        return {release: found for release, found in self.counted.items() if release in asked.releases}
+
+
+class FakeRecorder(_Faults):
+    """Recordings in memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.recordings: dict[str, list[Mapping[str, Any]]] = {}
+
+    def append(self, name: str, lines: Sequence[Mapping[str, Any]]) -> None:
+        """Add lines; the newest recording is the last of the dictionary."""
+        self._called("append")
+        self.recordings[name] = [*self.recordings.pop(name, []), *lines]
+
+    def list(self) -> Sequence[str]:
+        """Return the names, newest first."""
+        return [*reversed(self.recordings)]
+
+    def read(self, name: str) -> Sequence[Mapping[str, Any]]:
+        """Return a recording's lines."""
+        self._called("read")
+        if name not in self.recordings:
+            raise NoData(f"there is no recording {name}", "See `tidegate explain`.")
+        return list(self.recordings[name])
+
+
 class FakeWorkloads(_Faults):
     """Workloads in memory. `running` is what was started and not stopped, `warmed` who was warmed.
 
@@ -153,17 +206,18 @@ class FakeWorkloads(_Faults):
         self.warmed: list[tuple[str, str]] = []
         self._next_port = 20000
 
-    def start(self, record: ReleaseRecord, replicas: int) -> None:
+    def start(self, record: ReleaseRecord, replicas: int, copy: bool = False) -> None:
         """Start replicas, each with an endpoint that no other ever had."""
         self._called("start")
         if self.available is not None and record.id not in self.available:
             raise ReleaseNotFound(f"the Bento of {record.id} is not here", "Run `tidegate package`.")
-        if (record.model, record.id) not in self.running:
+        name = copy_of(record.id) if copy else record.id
+        if (record.model, name) not in self.running:
             made = []
             for _ in range(replicas):
                 self._next_port += 1
                 made.append(Replica(f"127.0.0.1:{self._next_port}", self.starts_as))
-            self.running[record.model, record.id] = Workload(record.model, record.id, tuple(made))
+            self.running[record.model, name] = Workload(record.model, name, tuple(made))
         self._called("start", after=True)
 
     def set_state(

@@ -10,7 +10,7 @@ import pytest
 from tests.builders import A, B, C
 from tidegate.agent.sight import View
 from tidegate.core.plan import AgainstStable, Check, Pause, Plan, Ratio, Seconds, Step
-from tidegate.core.rollout import Decision, decide, request_rollback, steps
+from tidegate.core.rollout import Decision, decide, request_rollback
 from tidegate.core.state import (
     Action,
     ModelState,
@@ -25,6 +25,7 @@ from tidegate.core.state import (
     WriteBack,
     weights,
 )
+from tidegate.core.strategies import legs
 from tidegate.ports import Counters, Route
 
 ERRORS = Check("errors", "error-rate", Ratio(0.02), against_stable=AgainstStable(Ratio(0.25)))
@@ -694,5 +695,5 @@ def test_lost_memory_adopts_what_serves() -> None:
 )
 def test_steps(environment: str, stable: str | None, planned: tuple[int, ...], expected: list[int]) -> None:
     """Outside the canary a rollout ends at 100; without a stable release there is one step."""
-    made = steps(Plan(steps=tuple(Step(w) for w in planned)), environment, stable)
-    assert [step.set_weight for step in made] == expected
+    made = legs(Plan(steps=tuple(Step(w) for w in planned)), environment, stable)
+    assert [leg.weight for leg in made] == expected

@@ -8,8 +8,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from tests.builders import A, B, C
 from tests.core.test_rollout import World
-from tidegate.core.rollout import Decision, decide, steps
+from tidegate.core.rollout import Decision, decide
 from tidegate.core.state import Action, ModelState, Phase, Start, Stop, WriteBack, needed
+from tidegate.core.strategies import legs
 
 RELEASES = st.sampled_from([A, B, C])
 
@@ -170,10 +171,7 @@ class Plane(RuleBasedStateMachine):
             assert rollout
             plans = (self.world.canary_plan, self.world.production_plan)
             planned = {
-                s.set_weight
-                for p in plans
-                for e in ("canary", "production")
-                for s in steps(p, e, rollout.stable)
+                s.weight for p in plans for e in ("canary", "production") for s in legs(p, e, rollout.stable)
             }
             assert split[rollout.release] in planned
             if rollout.phase is not Phase.ROLLING_BACK:  # that may have been asked since the last look

@@ -54,7 +54,7 @@ class SupervisorWorkloads:
         self._looked: set[Path] = set()  # Bentos whose packages were compared: one warning each
         self._seen: dict[str, tuple[int, int]] = {}  # program → (pid that was ready, probes missed since)
 
-    def start(self, record: ReleaseRecord, replicas: int) -> None:
+    def start(self, record: ReleaseRecord, replicas: int, copy: bool = False) -> None:
         """Start a release; of one that was started, only what has stopped, given up or is wanted besides.
 
         With another number of replicas than before, the first ones go on as they are.

@@ -10,6 +10,7 @@ from typing import Any
 from tidegate.agent.gitview import MAX_BACKOFF, write_back
 from tidegate.agent.jobs import BackOff, Done, Jobs
 from tidegate.config import Desired
+from tidegate.core.release import original
 from tidegate.core.state import Action, Note, Rollout, Start, Stop, Warm, WriteBack
 from tidegate.core.status import news
 from tidegate.errors import Conflict
@@ -70,7 +71,7 @@ class Hands:
         if (model, release) in self.stopping:  # its processes are about to be gone
             return
         if isinstance(action, Start):
-            record = desired.records.get(release)
+            record = desired.records.get(original(release))
             if record is None:
                 self.problems[key] = self.missing[model, release] = (
                     f"{release} of {model} has to run, and its record is not in Git any more. "
@@ -78,7 +79,8 @@ class Hands:
                 )
                 return
             own = next((env for env in mine if env.name == self.plane), mine[0])
-            submit(key, lambda: workloads.start(record, own.platform.workloads.replicas))
+            replicas, copy = own.platform.workloads.replicas, release != original(release)
+            submit(key, lambda: workloads.start(record, replicas, copy))
         elif isinstance(action, Warm):
             submit(key, lambda: workloads.warm(model, release))
         elif submit(key, lambda: workloads.stop(model, release)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-from tidegate.core.state import ModelState, Phase, Seen, needed, weights
+from tidegate.core.state import ModelState, Phase, Seen, needed, traffic, weights
 from tidegate.errors import NoData, TidegateError
 from tidegate.ports import Counters, Metrics, ReplicaState, Route, Router, RouteTable, Workload, Workloads
 
@@ -41,6 +41,7 @@ class View:
             warmed=frozenset(r for m, r in self.warmed if m == model),
             failed={r: text for (m, r), text in self.failed.items() if m == model},
             weights=None if route is None else {r: w for r, w in route.weights.items() if w},
+            mirror={} if route is None else route.mirror,
             counts=None if counts is None else {r: c for (m, r), c in counts.items() if m == model},
             active={r: c.active for (m, r), c in (counts or {}).items() if m == model},
         )
@@ -57,9 +58,18 @@ class View:
             keep = [r for r in mine if r in served or r in alive or r in known]
             # A release that nobody needs any more leaves the router before its processes stop.
             wanted = {*needed(state), *state.retiring, *served}
-            table[model] = Route(served, {r: mine[r].endpoints for r in sorted(keep) if r in wanted})
-        same = {m: (dict(r.weights), dict(r.endpoints)) for m, r in routes.items()}
-        return None if same == {m: (dict(r.weights), dict(r.endpoints)) for m, r in table.items()} else table
+            endpoints = {r: mine[r].endpoints for r in sorted(keep) if r in wanted}
+            tried, beside = traffic(state, alive.intersection(endpoints))
+            table[model] = Route(
+                served,
+                endpoints,
+                mirror={tried: beside.mirror} if beside.mirror else {},
+                matches=tuple((match, tried) for match in beside.matches),
+                affinity=beside.affinity,
+                salt=tried if beside.affinity else "",
+                journal=beside.journal,
+            )
+        return None if dict(routes) == table else table
 
     def retreat(self, states: Mapping[str, ModelState]) -> RouteTable | None:
         """Return the routes without what is being left, for when it can't be seen what runs.
@@ -73,7 +83,8 @@ class View:
             if rollout is None or rollout.phase is not Phase.ROLLING_BACK or state.stable == rollout.release:
                 continue
             back = rollout.stable
-            if back and route.endpoints.get(back) and route.weights.get(rollout.release):
+            reached = route.weights.get(rollout.release) or route.mirror.get(rollout.release)
+            if back and route.endpoints.get(back) and reached:
                 routes[model] = Route({back: 100}, route.endpoints)
         return None if routes == dict(self.routes or {}) else routes
 

@@ -130,8 +130,8 @@ class _View:
 
 def _judge_absolute(name: str, check: Check, part: Part, level: float, confidence: float) -> CheckResult:
     errors = check.metric == "error-rate"
-    limit = float(check.limit) if errors else check.slow_share
-    over = "" if errors else f" over {float(check.limit):g} ms"
+    limit = check.ceiling if errors else check.slow_share
+    over = "" if errors else f" over {check.ceiling:g} ms"
     what = "error rate" if errors else f"share of answers{over}"
     text = f"{_percent(limit)}{over}"
     if not part.trials:

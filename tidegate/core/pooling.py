@@ -79,7 +79,7 @@ def parts_of(checks: Sequence[Check]) -> Iterator[tuple[str, Check, bool, str]]:
     """Yield (name, check, is it against stable, spec) of every part."""
     for check in checks:
         tail = f"@{check.quantile:g}" if check.metric == "latency" else ""
-        yield check.name, check, False, f"{check.metric}{tail}<{float(check.limit):g}"
+        yield check.name, check, False, f"{check.metric}{tail}<{check.ceiling:g}"
         if check.against_stable:
             tolerance = float(check.against_stable.tolerance)
             yield f"{check.name}-vs-stable", check, True, f"{check.metric}{tail}~{tolerance:g}"
@@ -120,12 +120,12 @@ def update(evidence: Evidence, checks: Sequence[Check], window: Window, alpha: f
 
 def _absolute(part: Part, check: Check, arm: Counts) -> Part:
     if check.metric == "error-rate":
-        null = float(check.limit)
+        null = check.ceiling
         trials, events = max(arm.requests, arm.errors), arm.errors
         possible = events
     else:
         null = check.slow_share
-        trials, events, possible = slower(arm.latency, check.limit)
+        trials, events, possible = slower(arm.latency, check.ceiling)
     if not trials:
         return part
     bets = ev.rate_bets(null)
@@ -137,7 +137,7 @@ def _absolute(part: Part, check: Check, arm: Counts) -> Part:
             wealth=wealth,
             trials=part.trials + trials,
             possible=part.possible + possible,
-            limit=float(check.limit),
+            limit=check.ceiling,
         )
     )
 

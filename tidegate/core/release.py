@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 ID_LENGTH = 12
+_COPY = "-baseline"
 
 
 class RegistryRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -70,3 +71,13 @@ def is_release_id(text: str) -> bool:
 def is_new(desired: str | None, applied: str | None, rejected: Collection[str]) -> bool:
     """Tell whether Git asks for a release that is neither applied nor rejected."""
     return desired is not None and desired != applied and desired not in rejected
+
+
+def copy_of(release: str) -> str:
+    """Return the name of a fresh copy of a release, which a candidate is compared with."""
+    return release + _COPY
+
+
+def original(release: str) -> str:
+    """Return the release that a copy is of; any other release is its own."""
+    return release.removesuffix(_COPY)

@@ -17,12 +17,14 @@ from dataclasses import dataclass
 import msgspec
 
 from tidegate.core.leaving import finish_rollback, held_back, request_rollback, wants
-from tidegate.core.looking import enter, look, prepare, steps
+from tidegate.core.looking import enter, look, prepare
 from tidegate.core.plan import Plan
 from tidegate.core.release import is_new
 from tidegate.core.state import (
     ACTIVE,
+    SERVED,
     Action,
+    Arm,
     ModelState,
     Note,
     Phase,
@@ -36,8 +38,9 @@ from tidegate.core.state import (
     WriteBack,
     needed,
 )
+from tidegate.core.strategies import arms_of, legs
 
-__all__ = ["Decision", "decide", "request_rollback", "steps", "wants"]
+__all__ = ["Decision", "decide", "request_rollback", "wants"]
 
 DRAIN_SECONDS = 5.0  # for answers under way when a release is left
 
@@ -82,8 +85,8 @@ def _unseen(state: ModelState, want: Want, seen: Seen, now: float) -> Decision:
     Nothing is started, stopped, advanced or taken up from Git; only leaving a release goes on.
     """
     notes: list[Note] = []
-    rollout, served = state.rollout, (Phase.PROGRESSING, Phase.VERIFIED, Phase.ROLLING_BACK)
-    if rollout is None or rollout.phase not in served:
+    rollout = state.rollout
+    if rollout is None or rollout.phase not in {*SERVED, Phase.ROLLING_BACK}:
         return Decision(state, _write_backs(state, want))
     plan = _plan(want, rollout)
     if rollout.phase is Phase.ROLLING_BACK:
@@ -163,14 +166,17 @@ def _begin(
 ) -> ModelState:
     """Start a rollout; a canary that is promoted keeps its weight, any other one makes way."""
     release = str(target.release)
-    rollout = Rollout(target.environment, release, state.stable, Phase.PENDING, now)
+    planned = legs(target.plan, target.environment, state.stable)
+    arms = tuple(Arm(arm) for arm in arms_of(planned, state.stable) if arm not in (release, state.stable))
+    rollout = Rollout(target.environment, release, state.stable, Phase.PENDING, now, arms=arms)
     notes.append(Note("started", release, f"rollout of {release} to {target.environment} begins"))
     if active and active.release == release and active.phase is not Phase.PENDING:
-        planned = steps(target.plan, target.environment, state.stable)
-        step = next((i for i, s in enumerate(planned) if s.set_weight >= active.weight), len(planned) - 1)
-        weight = max(planned[step].set_weight, active.weight)
-        rollout = replace(rollout, phase=Phase.PROGRESSING, weight=active.weight)
-        rollout = enter(rollout, step, weight, notes)
+        step = next((i for i, leg in enumerate(planned) if leg.weight >= active.weight), len(planned) - 1)
+        if arms or planned[step].manual:  # there is something to start, or somebody to ask, before it
+            rollout = replace(rollout, weight=active.weight)
+        else:
+            rollout = replace(rollout, phase=Phase.PROGRESSING, weight=active.weight, step=step)
+            rollout = enter(rollout, planned, step, notes, least=active.weight)
     elif active and active.release != release:
         state = _retire_release(state, active.release, now)
     retiring = {r: t for r, t in state.retiring.items() if r != release}

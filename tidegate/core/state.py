@@ -16,7 +16,8 @@ from typing import Any
 import msgspec
 
 from tidegate.core.counts import Cumulative
-from tidegate.core.plan import Plan
+from tidegate.core.plan import Key, Match, Plan
+from tidegate.core.release import copy_of
 
 
 class Phase(StrEnum):
@@ -24,6 +25,7 @@ class Phase(StrEnum):
 
     PENDING = "Pending"  # its workload is being started and warmed; no traffic yet
     PROGRESSING = "Progressing"
+    PAUSED = "Paused"  # a person has to say when it goes on; looked at all the same
     VERIFIED = "Verified"  # every step passed; still watched
     HEALTHY = "Healthy"  # settled: this is what the environment runs
     ROLLING_BACK = "RollingBack"
@@ -31,7 +33,8 @@ class Phase(StrEnum):
     DEGRADED = "Degraded"
 
 
-ACTIVE = frozenset({Phase.PENDING, Phase.PROGRESSING, Phase.VERIFIED})
+ACTIVE = frozenset({Phase.PENDING, Phase.PROGRESSING, Phase.PAUSED, Phase.VERIFIED})
+SERVED = ACTIVE - {Phase.PENDING}
 
 
 class Mark(msgspec.Struct, frozen=True):
@@ -40,6 +43,8 @@ class Mark(msgspec.Struct, frozen=True):
     requests: int
     errors: int
     buckets: tuple[tuple[float | None, int], ...] = ()
+    tallies: dict[str, tuple[int, int]] = {}
+    bins: dict[str, tuple[int, ...]] = {}
 
     @property
     def latency(self) -> tuple[tuple[float, int], ...]:
@@ -50,7 +55,29 @@ class Mark(msgspec.Struct, frozen=True):
     def of(cls, counters: Cumulative) -> Mark:
         """Return the mark of these counters."""
         buckets = tuple((None if math.isinf(bound) else bound, n) for bound, n in counters.latency)
-        return cls(counters.requests, counters.errors, buckets)
+        return cls(counters.requests, counters.errors, buckets, dict(counters.tallies), dict(counters.bins))
+
+
+class Traffic(msgspec.Struct, frozen=True):
+    """How requests reach a candidate beside its weight; stored, so that it can be routed without Git.
+
+    `mirror` is the percent copied to it, `matches` go to it whatever its weight, `affinity` keeps a caller
+    on one side, `journal` has requests written down one by one.
+    """
+
+    mirror: int = 0
+    matches: tuple[Match, ...] = ()
+    affinity: Key | None = None
+    journal: bool = False
+
+
+class Arm(msgspec.Struct, frozen=True):
+    """Another release that takes part: a bandit's, or the fresh copy of stable; `out` says why it left."""
+
+    release: str
+    weight: int = 0
+    evidence: dict[str, Any] = {}
+    out: str = ""
 
 
 class Rollout(msgspec.Struct, frozen=True):
@@ -58,8 +85,10 @@ class Rollout(msgspec.Struct, frozen=True):
 
     `stable` is where traffic goes back to (None: nowhere, a first release). `weight` is the percent
     that the candidate is meant to have; `entered` when the router confirmed this step's weight.
-    `marks` are the router's counters at the last look, by release; `seen` the candidate's requests
-    since the step was entered. Times are seconds since the epoch.
+    `marks` are the counters at the last look, by release; `seen` the candidate's requests since the step
+    was entered. `step` counts the legs of all strategies (core.strategies). `paused` says who paused it,
+    `approved` and `resumed` how many legs a person has let through. `experiment` is what an A/B test or a
+    bandit remembers. Times are seconds since the epoch.
     """
 
     environment: str
@@ -81,6 +110,26 @@ class Rollout(msgspec.Struct, frozen=True):
     ended: float | None = None
     reject: bool = False  # write a rejection beside the revert
     by: str = ""  # who asked, when a person did
+    traffic: Traffic = Traffic()
+    arms: tuple[Arm, ...] = ()
+    paused: str = ""
+    approved: int = 0
+    resumed: int = 0
+    experiment: dict[str, Any] = {}
+
+    @property
+    def compared_with(self) -> str | None:
+        """The release that the candidate is compared with: the fresh copy of stable, if there is one."""
+        copy = copy_of(self.stable) if self.stable else None
+        return copy if any(arm.release == copy and arm.weight for arm in self.arms) else self.stable
+
+    @property
+    def weights(self) -> dict[str, int]:
+        """What each release that takes part is meant to have; the rest is stable's."""
+        others = {arm.release: arm.weight for arm in self.arms if arm.weight}
+        given = {self.release: self.weight, **others}
+        rest = 100 - sum(given.values())
+        return given | ({self.stable: rest} if self.stable else {})
 
 
 class ModelState(msgspec.Struct, frozen=True):
@@ -138,7 +187,9 @@ class Seen:
     missing: Mapping[str, str] = field(default_factory=dict)  # release → why it can't be started
     failed: Mapping[str, str] = field(default_factory=dict)  # release → what its process said
     weights: Mapping[str, int] | None = field(default_factory=dict)
+    mirror: Mapping[str, int] = field(default_factory=dict)
     counts: Mapping[str, Cumulative] | None = None  # by release; a release not counted has no entry
+    unmeasured: Mapping[str, str] = field(default_factory=dict)  # check → why its source says nothing
     active: Mapping[str, int] = field(default_factory=dict)  # requests in flight
 
 
@@ -187,23 +238,35 @@ def weights(state: ModelState, present: Collection[str], alive: Collection[str])
     """Return the weights that the router should have now, release → percent; {} serves nothing.
 
     `present` have processes, `alive` have one that is ready. The candidate has its weight only while
-    it is alive: if it dies, traffic is meanwhile on stable. Stable keeps its weight as long as it is
-    present: a probe that failed once must not take a plane out, the router's own checks know better.
+    it is alive: if it dies, traffic is meanwhile on stable; so has each other arm. Stable keeps its weight
+    as long as it is present: a probe that failed once must not take a plane out, the router's own checks
+    know better.
     """
     rollout = state.rollout
     if rollout and rollout.phase is Phase.ROLLING_BACK:
         return _weights_back(state.stable, rollout, present, alive)
-    stable, candidate, share = state.stable, None, 0
+    stable, given = state.stable, {}
     if rollout and rollout.phase in ACTIVE:
-        stable, candidate = rollout.stable, rollout.release
-        share = rollout.weight if candidate in alive else 0
-    base = stable if stable in present else None
-    if candidate is None or not share:
+        stable = rollout.stable
+        arms = {arm.release: arm.weight for arm in rollout.arms}
+        given = {r: w for r, w in {**arms, rollout.release: rollout.weight}.items() if w and r in alive}
+    base, rest = stable if stable in present else None, 100 - sum(given.values())
+    if not given:
         return {base: 100} if base else {}
-    if stable is None or share == 100:
-        return {candidate: 100}
+    if rollout and rollout.stable is None:
+        return {rollout.release: 100}
+    if not rest:
+        return given
     # A candidate never gets more than it was given because stable is just being started.
-    return {base: 100 - share, candidate: share} if base else {}
+    return {base: rest, **given} if base else {}
+
+
+def traffic(state: ModelState, alive: Collection[str]) -> tuple[str, Traffic]:
+    """Return what the router should do beside the weights now: (for which release, how)."""
+    rollout = state.rollout
+    if rollout and rollout.phase in SERVED and rollout.release in alive:
+        return rollout.release, rollout.traffic
+    return "", Traffic()
 
 
 def _weights_back(
@@ -221,6 +284,7 @@ def needed(state: ModelState) -> tuple[str, ...]:
     releases: list[str | None] = [state.stable]
     if state.rollout and state.rollout.phase in ACTIVE:
         releases += [state.rollout.stable, state.rollout.release]
+        releases += [arm.release for arm in state.rollout.arms if not arm.out]
     elif state.rollout and state.rollout.phase is Phase.ROLLING_BACK:
         releases += [state.rollout.stable]
     return tuple(dict.fromkeys(r for r in releases if r))
