@@ -91,6 +91,9 @@ class PricesSpec(_Spec, frozen=True):
     machines: dict[str, MachineSpec] = {}
 
 
+_TOLD = ("breach", "rolled-back", "reverted", "verified", "healthy", "gave-up", "problem")
+
+
 class NotifySpec(_Spec, frozen=True):
     """Who is told of what: addresses as apprise takes them, `$NAME` filled in from the environment.
 
