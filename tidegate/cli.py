@@ -12,7 +12,7 @@ import typer
 
 from tidegate.errors import TidegateError
 
-GROUPS = ("planes", "rollouts", "model", "gates", "forge", "pulls", "report", "history", "demo")
+GROUPS = ("planes", "status", "rollouts", "model", "gates", "forge", "pulls", "report", "history", "demo")
 
 app = typer.Typer(
     name="tidegate",

@@ -23,7 +23,7 @@ def demo(
     that ask about real flights. Takes a few minutes and asks nothing. Example: tidegate demo
     """
     from tidegate import wiring
-    from tidegate.commands.rollouts import render, snapshot
+    from tidegate.commands.status import render, snapshot
     from tidegate.demo import story, summary
     from tidegate.demo.screen import Screen
     from tidegate.files import write_atomic
