@@ -29,9 +29,18 @@ class UnixConnection(http.client.HTTPConnection):
 
 def get(path: Path, target: str, timeout: float = 5.0) -> bytes:
     """Return the body of one GET; raises Unreachable unless it is answered by 200."""
+    return _ask("GET", path, target, timeout)
+
+
+def post(path: Path, target: str, timeout: float = 5.0) -> bytes:
+    """Return the body of one POST without a body; raises Unreachable unless it is answered by 200."""
+    return _ask("POST", path, target, timeout)
+
+
+def _ask(method: str, path: Path, target: str, timeout: float) -> bytes:
     connection = UnixConnection(path, timeout)
     try:
-        connection.request("GET", target)
+        connection.request(method, target)
         answer = connection.getresponse()
         body = answer.read()
     except (OSError, http.client.HTTPException) as error:
