@@ -17,8 +17,9 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from tidegate.core.plan import Plan, Seconds
+from tidegate.core.plan import Limit, Milliseconds, Plan, Ratio, Seconds
 from tidegate.core.release import ReleaseRecord, is_release_id
+from tidegate.core.strategies import legs
 from tidegate.documents import Lines, convert, read_yaml
 from tidegate.errors import ConfigError, suggest
 
@@ -212,6 +213,68 @@ class _RolloutFile(_Spec, frozen=True):
     models: dict[str, dict[str, Any]] = {}
 
 
+class _RolloutForm(_Spec, frozen=True):
+    """rollout.yaml: how releases reach one environment."""
+
+    defaults: Annotated[Plan, msgspec.Meta(description="The plan of every model.")] = msgspec.field(
+        default_factory=Plan
+    )
+    models: Annotated[
+        dict[str, Plan], msgspec.Meta(description="A model's own values, laid over the defaults.")
+    ] = {}
+
+
+_QUANTITIES: dict[type, tuple[str, str]] = {
+    Seconds: (r"^\d+(\.\d+)?\s*(ms|s|m|h|d)$", "a duration: 30s, 5m, 2h or 1d"),
+    Milliseconds: (r"^\d+(\.\d+)?\s*(ms|s)$", "a latency: 200ms or 1.5s"),
+    Ratio: (r"^\d+(\.\d+)?\s*%$", "a share: 1% or 0.01"),
+    Limit: (r"^\d+(\.\d+)?\s*(%|ms|s)$", "a share (1% or 0.01) or a latency (200ms)"),
+}
+
+
+def rollout_schema() -> dict[str, Any]:
+    """Return the JSON schema (draft 2020-12) of rollout.yaml: each field with its default and what it is."""
+
+    def quantity(kind: type) -> dict[str, Any]:
+        pattern, text = _QUANTITIES[kind]
+        written: dict[str, Any] = {"type": "string", "pattern": pattern}
+        if kind in (Ratio, Limit):
+            return {"anyOf": [written, {"type": "number"}], "description": text}
+        return {**written, "description": text}
+
+    (reference,), components = msgspec.json.schema_components(
+        [_RolloutForm], ref_template="#/$defs/{name}", schema_hook=quantity
+    )
+    for struct in _structs(Plan, {}).values():
+        for item in msgspec.structs.fields(struct):
+            if item.default_factory is not msgspec.NODEFAULT and isinstance(item.default_factory(), float):
+                shown = components[struct.__name__]["properties"][item.encode_name]
+                shown["default"] = written_duration(item.default_factory())
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Tidegate rollout.yaml"}
+    return {**head, **reference, "$defs": components}
+
+
+def _structs(shape: Any, found: dict[str, type[msgspec.Struct]]) -> dict[str, type[msgspec.Struct]]:
+    """Return every struct that may occur inside one, by name."""
+    if isinstance(shape, type) and issubclass(shape, msgspec.Struct):
+        if shape.__name__ in found:
+            return found
+        found[shape.__name__] = shape
+        inner = [item.type for item in msgspec.structs.fields(shape)]
+    else:
+        inner = list(getattr(shape, "__args__", ()))
+    for one in inner:
+        _structs(one, found)
+    return found
+
+
+def written_duration(seconds: float) -> str:
+    """Return a duration as rollout.yaml writes it, in the largest unit that fits: `2h`, `90s`."""
+    units = {"d": 86400, "h": 3600, "m": 60}
+    unit = next((u for u, size in units.items() if seconds and seconds % size == 0), "s")
+    return f"{seconds / units.get(unit, 1):g}{unit}"
+
+
 def parse_release_file(text: str, path: str) -> dict[str, str]:
     """Parse a release.yaml into model → release id."""
     value, lines = _document({path: text}, path)
@@ -252,28 +315,37 @@ def parse_rollout(text: str, path: str, environment: str = "staging") -> tuple[P
     """
     value, lines = _document({path: text}, path)
     spec = convert(value, _RolloutFile, where=path, lines=lines)
-    default = convert(spec.defaults, Plan, where=path, lines=lines, at="$.defaults")
-    plans = {}
-    for model, over in spec.models.items():
-        at = f"$.models.{model}"
-        plans[model] = convert(merge(spec.defaults, over), Plan, where=path, lines=lines, at=at)
-        _watched(environment, merge(spec.defaults, over), plans[model], f"{path}:{lines.get(at, 1)}")
-    _watched(environment, spec.defaults, default, f"{path}:{lines.get('$.defaults', 1)}")
-    return default, plans
+    over = {f"$.models.{model}": merge(spec.defaults, own) for model, own in spec.models.items()}
+    said = {at: _stages(plan) for at, plan in {"$.defaults": spec.defaults, **over}.items()}
+    made = {at: convert(plan, Plan, where=path, lines=lines, at=at) for at, plan in said.items()}
+    for at, plan in made.items():
+        _watched(environment, said[at], plan, f"{path}:{lines.get(at, 1)}")
+    default = made.pop("$.defaults")
+    return default, {at.removeprefix("$.models."): plan for at, plan in made.items()}
+
+
+def _stages(said: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Lay each strategy of a sequence over what is said beside it."""
+    items = said.get("sequence")
+    if not isinstance(items, list):
+        return said
+    base = {key: value for key, value in said.items() if key != "sequence"}
+    return {**base, "sequence": [merge(base, i) if isinstance(i, Mapping) else i for i in items]}
 
 
 def _watched(environment: str, said: Mapping[str, Any], plan: Plan, where: str) -> None:
     """Fail closed: no file, no steps and no checks must never mean all traffic, unwatched."""
     if environment == "staging":
         return
-    if environment == "canary" and not plan.steps:
+    if environment == "canary" and all(leg.weight == 100 for leg in legs(plan, "canary", "the stable one")):
         raise ConfigError("there are no steps: a canary would take all traffic", "Add `steps`.", where=where)
-    if said.get("checks") != [] and all(check.dry_run for check in plan.checks):
-        raise ConfigError(
-            "there is no check that decides: a bad release would not be noticed",
-            "Add `checks`, or write `checks: []` if that is meant.",
-            where=where,
-        )
+    for stage, own in zip(plan.stages, said.get("sequence") or [said], strict=True):
+        if own.get("checks") != [] and all(check.dry_run for check in stage.checks):
+            raise ConfigError(
+                "there is no check that decides: a bad release would not be noticed",
+                "Add `checks`, or write `checks: []` if that is meant.",
+                where=where,
+            )
 
 
 def read_record(text: str, where: str) -> ReleaseRecord:

@@ -31,6 +31,7 @@ def register(app: typer.Typer) -> None:
     app.add_typer(gate, name="gate")
     schema = typer.Typer(help="Schemas of what Tidegate writes.", no_args_is_help=True)
     schema.command("report")(schema_report)
+    schema.command("rollout")(schema_rollout)
     app.add_typer(schema, name="schema")
 
 
@@ -201,3 +202,13 @@ def schema_report() -> None:
     Example: tidegate schema report
     """
     typer.echo(json.dumps(report.schema(), indent=2))
+
+
+def schema_rollout() -> None:
+    """Print the JSON schema (draft 2020-12) of rollout.yaml, so that an editor completes and explains it.
+
+    Example: tidegate schema rollout > rollout.schema.json
+    """
+    from tidegate import config
+
+    typer.echo(json.dumps(config.rollout_schema(), indent=2))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -23,19 +23,26 @@ class Milliseconds(Limit):
     """A latency; written `200ms` or `1.5s`."""
 
 
+def _doc(text: str) -> msgspec.Meta:
+    """Document a field: it is what `tidegate schema rollout` says of it."""
+    return msgspec.Meta(description=text)
+
+
+def _default(value: object) -> Any:
+    """Give a field a default that JSON has no form of; the schema shows it as it is written."""
+    return msgspec.field(default_factory=lambda: value)
+
+
 class _Spec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
     """Base: immutable, camelCase on paper, unknown keys refused."""
 
 
 class Pause(_Spec, frozen=True):
-    """How long a step is held at least, and how many candidate requests it must see.
+    """What must happen at a step before the next."""
 
-    An `indefinite` one lasts until a person says `tidegate resume`.
-    """
-
-    duration: Seconds = Seconds(0)
-    min_requests: int = 0
-    indefinite: bool = False
+    duration: Annotated[Seconds, _doc("How long the step is held at least.")] = _default(Seconds(0))
+    min_requests: Annotated[int, _doc("Requests that the candidate must have seen there.")] = 0
+    indefinite: Annotated[bool, _doc("Held until a person says `tidegate resume`.")] = False
 
     def __post_init__(self) -> None:
         if self.min_requests < 0:
@@ -43,14 +50,13 @@ class Pause(_Spec, frozen=True):
 
 
 class Step(_Spec, frozen=True):
-    """One weight (percent of the model's requests) and what must happen there.
+    """One weight (percent of the model's requests) and what must happen there."""
 
-    With `gate: manual` the weight is given only after `tidegate approve`.
-    """
-
-    set_weight: int
-    pause: Pause = Pause()
-    gate: Literal["auto", "manual"] = "auto"
+    set_weight: Annotated[int, _doc("Percent of the requests that the candidate gets.")]
+    pause: Annotated[Pause, _doc("What must happen before the next step.")] = _default(Pause())
+    gate: Annotated[
+        Literal["auto", "manual"], _doc("`manual`: the weight is given only after `tidegate approve`.")
+    ] = "auto"
 
     def __post_init__(self) -> None:
         if not 0 <= self.set_weight <= 100:
@@ -60,7 +66,7 @@ class Step(_Spec, frozen=True):
 class Mirror(_Spec, frozen=True):
     """The share of requests that the candidate gets a copy of; its answers never reach a user."""
 
-    percent: int = 100
+    percent: Annotated[int, _doc("Percent of the requests that the candidate gets a copy of.")] = 100
 
     def __post_init__(self) -> None:
         if not 0 < self.percent <= 100:
@@ -70,8 +76,8 @@ class Mirror(_Spec, frozen=True):
 class Key(_Spec, frozen=True):
     """What of a request tells one user from another: a header, or a cookie."""
 
-    header: str = ""
-    cookie: str = ""
+    header: Annotated[str, _doc("The header that holds it.")] = ""
+    cookie: Annotated[str, _doc("The cookie that holds it.")] = ""
 
     def __post_init__(self) -> None:
         if bool(self.header) == bool(self.cookie):
@@ -84,9 +90,9 @@ class Match(_Spec, frozen=True):
     Without a `value` it is enough that it is there. They are not counted by any check.
     """
 
-    header: str = ""
-    cookie: str = ""
-    value: str = ""
+    header: Annotated[str, _doc("A header that the request must have.")] = ""
+    cookie: Annotated[str, _doc("A cookie that the request must have.")] = ""
+    value: Annotated[str, _doc("What it must say; empty: anything.")] = ""
 
     def __post_init__(self) -> None:
         if bool(self.header) == bool(self.cookie):
@@ -94,23 +100,30 @@ class Match(_Spec, frozen=True):
 
 
 class AbTest(_Spec, frozen=True):
-    """An experiment: users assigned for good, an outcome that arrives later, a planned size.
+    """An experiment: users assigned for good, an outcome that arrives later, a planned size."""
 
-    `baseline` is the outcome's rate expected of stable and `minimumEffect` the difference (absolute) that
-    is worth finding with probability `power`; the sample size follows. A unit whose outcome did not arrive
-    within `window` counts as 0; without a window only outcomes that arrived count. After `horizon` the
-    test is over whatever was found.
-    """
-
-    unit: Key
-    outcome: str
-    baseline: Ratio
-    minimum_effect: Ratio
-    better: Literal["higher", "lower"] = "higher"
-    split: int = 50
-    power: float = 0.8
-    window: Seconds | None = None
-    horizon: Seconds = Seconds(14 * 86400)
+    unit: Annotated[Key, _doc("Who is assigned, for good: a user, by a header or a cookie.")]
+    outcome: Annotated[str, _doc("The outcome's name, as `tidegate outcome --name` says it.")]
+    baseline: Annotated[
+        Ratio, _doc("The outcome's rate that is expected of stable; the planned size follows from it.")
+    ]
+    minimum_effect: Annotated[Ratio, _doc("The difference, absolute, that is worth finding.")]
+    better: Annotated[
+        Literal["higher", "lower"], _doc("Whether a higher or a lower rate is the better one.")
+    ] = "higher"
+    split: Annotated[int, _doc("Percent of the units that the candidate gets.")] = 50
+    power: Annotated[
+        float, _doc("The chance of finding a difference of minimumEffect at the planned size.")
+    ] = 0.8
+    window: Annotated[
+        Seconds | None,
+        _doc(
+            "How long an outcome may take; then a missing one is 0. Without it only those that arrived count."
+        ),
+    ] = None
+    horizon: Annotated[Seconds, _doc("The test is over after this, whatever was found.")] = _default(
+        Seconds(14 * 86400)
+    )
 
     def __post_init__(self) -> None:
         if not 0 < self.split < 100:
@@ -129,16 +142,20 @@ class Bandit(_Spec, frozen=True):
     `horizon`.
     """
 
-    reward: str
-    arms: tuple[str, ...] = ()
-    floor: int = 5
-    max_change: int = 20
-    interval: Seconds = Seconds(60)
-    window: Seconds | None = None
-    horizon: Seconds = Seconds(7 * 86400)
-    confidence: float = 0.95
-    min_rewards: int = 100
-    seed: int = 0
+    reward: Annotated[str, _doc("The reward's name: an outcome of 0 or 1.")]
+    arms: Annotated[tuple[str, ...], _doc("Further releases (ids) beside stable and the candidate.")] = ()
+    floor: Annotated[int, _doc("Percent that each arm keeps at least.")] = 5
+    max_change: Annotated[int, _doc("Points that a weight may move in one interval.")] = 20
+    interval: Annotated[Seconds, _doc("How often the weights are computed anew.")] = _default(Seconds(60))
+    window: Annotated[Seconds | None, _doc("How long a reward may take; then a missing one counts as 0.")] = (
+        None
+    )
+    horizon: Annotated[Seconds, _doc("It is over after this, whatever was found.")] = _default(
+        Seconds(7 * 86400)
+    )
+    confidence: Annotated[float, _doc("The probability of being the best that ends it.")] = 0.95
+    min_rewards: Annotated[int, _doc("Rewards that each arm must have before it may end.")] = 100
+    seed: Annotated[int, _doc("Seed of the draws.")] = 0
 
     def __post_init__(self) -> None:
         if not 0 < self.floor * (2 + len(self.arms)) <= 100:
@@ -154,7 +171,7 @@ class Bandit(_Spec, frozen=True):
 class AgainstStable(_Spec, frozen=True):
     """How much worse than stable is still accepted: 25% means 1.25 times."""
 
-    tolerance: Ratio
+    tolerance: Annotated[Ratio, _doc("How much worse than stable is still accepted: 25% means 1.25 times.")]
 
     def __post_init__(self) -> None:
         if self.tolerance < 0:
@@ -180,15 +197,15 @@ class Query(_Spec, frozen=True):
     Both are read as they stand, never as a rate: what is judged are the counts that came between two looks.
     """
 
-    events: str
-    total: str
+    events: Annotated[str, _doc("PromQL of the counter of events.")]
+    total: Annotated[str, _doc("PromQL of the counter of trials.")]
 
 
 class FailureLimit(_Spec, frozen=True):
     """A plain limit beside the evidence: more than `count` windows over the check's limit fail it."""
 
-    count: int
-    window: Seconds = Seconds(60)
+    count: Annotated[int, _doc("So many windows over the limit are accepted.")]
+    window: Annotated[Seconds, _doc("The length of one window.")] = _default(Seconds(60))
 
 
 class Check(_Spec, frozen=True):
@@ -207,18 +224,29 @@ class Check(_Spec, frozen=True):
     | prometheus | `query` | share |
     """
 
-    name: str
-    metric: Metric
-    limit: Limit | None = None
-    quantile: float = 0.99
-    against_stable: AgainstStable | None = None
-    dry_run: bool = False
-    distribution: Ratio | None = None
-    difference: float | None = None
-    outcome: str = ""
-    better: Literal["higher", "lower"] = "lower"
-    query: Query | None = None
-    failure_limit: FailureLimit | None = None
+    name: Annotated[str, _doc("What it is called wherever it is shown; each its own.")]
+    metric: Annotated[Metric, _doc("What is counted; the table in docs/checks.md says what and how.")]
+    limit: Annotated[
+        Limit | None,
+        _doc(
+            "What it is held to: a share such as 1%, for latency a time such as 200ms; none for sample-ratio."
+        ),
+    ] = None
+    quantile: Annotated[float, _doc("Of latency: the share of answers that must be faster.")] = 0.99
+    against_stable: Annotated[
+        AgainstStable | None, _doc("A second limit, relative to stable or to its fresh copy.")
+    ] = None
+    dry_run: Annotated[bool, _doc("Shown, and decides nothing.")] = False
+    distribution: Annotated[
+        Ratio | None, _doc("Of prediction-drift: the largest gap between both cumulative distributions.")
+    ] = None
+    difference: Annotated[float | None, _doc("Of score-difference: what two scores may differ by.")] = None
+    outcome: Annotated[str, _doc("The outcome's name.")] = ""
+    better: Annotated[
+        Literal["higher", "lower"], _doc("Of outcome: with `higher`, the limit is the least rate.")
+    ] = "lower"
+    query: Annotated[Query | None, _doc("Of prometheus: what to ask.")] = None
+    failure_limit: Annotated[FailureLimit | None, _doc("A plain limit beside the evidence.")] = None
 
     def __post_init__(self) -> None:
         if not 0.5 <= self.quantile < 1:
@@ -283,29 +311,61 @@ class Plan(_Spec, frozen=True):
     `sequence` is several strategies one after the other, each laid over what is said beside it.
     """
 
-    strategy: Strategy = "canary"
-    alpha: float = 0.01
-    steps: tuple[Step, ...] = ()
-    step_weight: int | None = None
-    max_weight: int | None = None
-    mirror: Mirror | None = None
-    pause: Pause | None = None
-    auto_promotion: bool = False
-    baseline: bool = False
-    session_affinity: Key | None = None
-    match: tuple[Match, ...] = ()
-    ab_test: AbTest | None = None
-    bandit: Bandit | None = None
-    sequence: tuple[Plan, ...] = ()
-    checks: tuple[Check, ...] = ()
-    interval: Seconds = Seconds(1)
-    initial_delay: Seconds = Seconds(0)
-    progress_deadline: Seconds = Seconds(7200)
-    scale_down_delay: Seconds = Seconds(600)
-    required_soak_time: Seconds = Seconds(0)
-    consecutive_error_limit: int = 30
-    on_inconclusive: Literal["rollback", "promote", "hold"] = "rollback"
-    on_no_data: Literal["hold", "rollback"] = "hold"
+    strategy: Annotated[Strategy, _doc("How traffic moves: canary, blueGreen, shadow, abTest or bandit.")] = (
+        "canary"
+    )
+    alpha: Annotated[
+        float, _doc("The chance that a healthy release is ever rolled back, over all checks and looks.")
+    ] = 0.01
+    steps: Annotated[
+        tuple[Step, ...], _doc("The weights of a canary, or of a gradual blue-green switch.")
+    ] = ()
+    step_weight: Annotated[
+        int | None, _doc("Instead of steps: so many points at a time, up to maxWeight.")
+    ] = None
+    max_weight: Annotated[int | None, _doc("The most that a canary gets.")] = None
+    mirror: Annotated[
+        Mirror | None, _doc("The copy of requests in a shadow, or in the test phase of blue-green.")
+    ] = None
+    pause: Annotated[
+        Pause | None, _doc("The pause of the mirrored phase, of each stepWeight, or of an experiment.")
+    ] = None
+    auto_promotion: Annotated[bool, _doc("The blue-green switch needs no `tidegate approve`.")] = False
+    baseline: Annotated[bool, _doc("Compare with a fresh copy of stable at the candidate's weight.")] = False
+    session_affinity: Annotated[Key | None, _doc("What keeps a caller on one side.")] = None
+    match: Annotated[
+        tuple[Match, ...], _doc("Requests that go to the candidate before it has any weight, uncounted.")
+    ] = ()
+    ab_test: Annotated[AbTest | None, _doc("The experiment of strategy abTest.")] = None
+    bandit: Annotated[Bandit | None, _doc("The arms and the reward of strategy bandit.")] = None
+    sequence: Annotated[
+        tuple[Plan, ...],
+        _doc("Several strategies one after the other, each laid over what is said beside this."),
+    ] = ()
+    checks: Annotated[tuple[Check, ...], _doc("The objectives.")] = ()
+    interval: Annotated[Seconds, _doc("Time between two looks.")] = _default(Seconds(1))
+    initial_delay: Annotated[Seconds, _doc("Requests of so long after the first weight are not counted.")] = (
+        _default(Seconds(0))
+    )
+    progress_deadline: Annotated[
+        Seconds,
+        _doc("After so long without an end, onInconclusive decides. Waiting for a person does not count."),
+    ] = _default(Seconds(7200))
+    scale_down_delay: Annotated[Seconds, _doc("How long the release before stays warm.")] = _default(
+        Seconds(600)
+    )
+    required_soak_time: Annotated[
+        Seconds, _doc("How long a promoted release is watched before it is Healthy.")
+    ] = _default(Seconds(0))
+    consecutive_error_limit: Annotated[int, _doc("Looks in a row that may fail before onNoData decides.")] = (
+        30
+    )
+    on_inconclusive: Annotated[
+        Literal["rollback", "promote", "hold"], _doc("What happens at the deadline when nothing is proven.")
+    ] = "rollback"
+    on_no_data: Annotated[Literal["hold", "rollback"], _doc("What happens when nothing can be measured.")] = (
+        "hold"
+    )
 
     def __post_init__(self) -> None:
         weights = [step.set_weight for step in self.steps]
@@ -341,11 +401,19 @@ _OWN_OF_STRATEGY: dict[str, tuple[str, ...]] = {
 _NEEDED_BY_STRATEGY = {"shadow": "mirror", "abTest": "ab_test", "bandit": "bandit"}
 
 
+def _fits_sequence(plan: Plan) -> None:
+    if any(stage.sequence for stage in plan.sequence):
+        raise ValueError("a sequence holds strategies, not further sequences")
+    beside = [name for name in _OWN_OF_STRATEGY if getattr(plan, name) not in (None, (), False)]
+    if beside or plan.strategy != "canary":
+        named = _camel(beside[0]) if beside else "strategy"
+        raise ValueError(f"{named} belongs into an item of the sequence, not beside it")
+
+
 def _fits(plan: Plan) -> None:
     """Raise ValueError for settings that this strategy does not know or lacks, or that contradict."""
     if plan.sequence:
-        if any(stage.sequence for stage in plan.sequence):
-            raise ValueError("a sequence holds strategies, not further sequences")
+        _fits_sequence(plan)
         return
     for name, strategies in _OWN_OF_STRATEGY.items():
         if getattr(plan, name) not in (None, (), False) and plan.strategy not in strategies:
