@@ -168,7 +168,7 @@ def _begin(
     release = str(target.release)
     planned = legs(target.plan, target.environment, state.stable)
     arms = tuple(Arm(arm) for arm in arms_of(planned, state.stable) if arm not in (release, state.stable))
-    rollout = Rollout(target.environment, release, state.stable, Phase.PENDING, now, arms=arms)
+    rollout = Rollout(target.environment, release, state.stable, Phase.PENDING, now, arms=arms, began=now)
     notes.append(Note("started", release, f"rollout of {release} to {target.environment} begins"))
     if active and active.release == release and active.phase is not Phase.PENDING:
         step = next((i for i, leg in enumerate(planned) if leg.weight >= active.weight), len(planned) - 1)

@@ -116,6 +116,7 @@ class Rollout(msgspec.Struct, frozen=True):
     approved: int = 0
     resumed: int = 0
     experiment: dict[str, Any] = {}
+    began: float = 0.0  # never moved, as `started` is: it names the recording
 
     @property
     def compared_with(self) -> str | None:
