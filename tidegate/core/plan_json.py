@@ -10,6 +10,7 @@ import msgspec
 from tidegate.core.plan import Limit, Milliseconds, Plan, Ratio, Seconds
 
 
+def plan_to_dict(plan: Plan) -> dict[str, Any]:
     """Return a plan as JSON that `rollout.yaml` may hold: camelCase, `5s`, `200ms`, without defaults."""
     return _built(plan)  # type: ignore[no-any-return]
 
@@ -36,7 +37,8 @@ def _built(value: Any) -> Any:
 
 def _plain(value: float) -> str:
     """Return a number without exponent and so that it reads back the same."""
-    return f"{value:.0f}" if value == int(value) else f"{float(value):.17f}".rstrip("0")
+    text = repr(float(value))
+    return f"{float(value):.20f}".rstrip("0") if "e-" in text else text.removesuffix(".0")
 
 
 def plan_from_dict(value: Mapping[str, Any]) -> Plan:
