@@ -8,7 +8,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from tidegate.ports import Event
+from tidegate.ports import Event, Notifier
 
 
 class SystemClock:
@@ -39,3 +39,18 @@ class LogNotifier:
                 file.write(line.encode())
         except Exception as error:  # the port's promise: delivering must not raise
             print(f"tidegate: {self._path} was not written: {error}", file=sys.stderr)
+
+
+class BothNotifier:
+    """`ports.Notifier` that hands each event to several others; one that fails keeps it from none."""
+
+    def __init__(self, *notifiers: Notifier) -> None:
+        self._notifiers = notifiers
+
+    def notify(self, event: Event) -> None:
+        """Tell each of them."""
+        for notifier in self._notifiers:
+            try:
+                notifier.notify(event)
+            except Exception as error:  # they promise not to raise; a defect of one is not the next one's
+                print(f"tidegate: {type(notifier).__name__} failed: {error}", file=sys.stderr)
