@@ -33,7 +33,7 @@ def parse(path: str, text: str) -> None:
     if path.endswith("/release.yaml"):
         config.parse_release_file(text, path)
     elif path.endswith("/rollout.yaml"):
-        config.parse_rollout(text, path)
+        config.parse_rollout(text, path, path.split("/")[1])
     elif path.endswith(".rejected.yaml"):
         value, lines = read_yaml(text, path)
         convert(value, config.Rejection, where=path, lines=lines)
