@@ -28,7 +28,7 @@ class OutcomeStore(Protocol):
 
 
 def accept(store: OutcomeStore, document: object) -> int:
-    """Check a JSON document of one outcome, a list, or {"outcomes": [...]}, keep it, return how many were new.
+    """Check a JSON document of one outcome, a list, or {"outcomes": [...]}, keep it; how many were new?
 
     One outcome is {"id": request id, "name": "converted", "value": 0 or 1}. All are kept or none: raises
     ConfigError that names the first wrong one, and what the store raises.

@@ -1,27 +1,22 @@
 """The agent's memory and its inbox, in one SQLite file.
 
-Write-ahead log with `synchronous=FULL`: a save is on the disk when it returns, and a reader never
-waits for the writer. Each call opens what it needs once and keeps it; a file that breaks is reported,
-never replaced, since the rejected releases in it must not be forgotten silently.
+A save is on the disk when it returns (machine.database). A file that breaks is reported, never replaced,
+since the rejected releases in it must not be forgotten silently.
 """
 
 from __future__ import annotations
 
 import json
 import sqlite3
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random
-
-from tidegate.errors import LeaseLost, PlatformError, Refused, TidegateError, Unreachable
+from tidegate.errors import LeaseLost, Refused
+from tidegate.machine.database import BUSY_SECONDS, Database, read_only
 from tidegate.ports import Event, Request
 
-BUSY_SECONDS = 5.0
 KEPT_EVENTS = 10_000  # a plane; older ones are dropped, Git has the history
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS leases (
@@ -41,101 +36,18 @@ CREATE TABLE IF NOT EXISTS requests (
 ) STRICT;
 CREATE INDEX IF NOT EXISTS requests_open ON requests (plane, id) WHERE result IS NULL;
 """
-_FULL = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_TOOBIG}
-_BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
-_BROKEN = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+_DAMAGED = "Move it away and restart the agent: it learns from Git and the plane what runs."
 
 
-def _busy(error: BaseException) -> bool:
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF in _BUSY
-
-
-_PATIENTLY = Retrying(
-    retry=retry_if_exception(_busy),
-    wait=wait_random(0.005, 0.05),
-    stop=stop_after_delay(BUSY_SECONDS),
-    reraise=True,
-)
-
-
-def translate(error: Exception, path: Path) -> TidegateError:
-    """Return our error for one of SQLite's or of the file system's."""
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the extended codes' lowest byte is the primary
-    if code in _BUSY:
-        return Unreachable(f"{path} is locked by another process", "It is tried again.")
-    if code in _FULL:
-        return PlatformError(f"{path} can't be written: {error}", "Make room on its disk; nothing is lost.")
-    if code in _BROKEN:
-        return PlatformError(
-            f"{path} is damaged: {error}",
-            "Move it away and restart the agent: it learns from Git and the plane what runs.",
-        )
-    return PlatformError(f"{path} can't be used: {error}", "See that its folder exists and is writable.")
-
-
-class _File:
-    """One connection to the file, opened at the first use; threads take turns with it."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._lock = threading.RLock()
-        self._connection: sqlite3.Connection | None = None
-
-    def open(self) -> sqlite3.Connection:
-        """Return the connection; the file is made, with its tables, when it isn't there."""
-        if self._connection is None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            made = sqlite3.connect(
-                self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
-            )
-            try:
-                # Two that make the file at once may each be told that it is locked without having waited:
-                # SQLite's own patience does not cover the change to a write-ahead log.
-                for attempt in _PATIENTLY.copy():
-                    with attempt:
-                        made.execute("PRAGMA journal_mode=WAL")
-                        made.execute("PRAGMA synchronous=FULL")
-                        made.executescript(_SCHEMA)
-            except BaseException:
-                made.close()
-                raise
-            self._connection = made
-        return self._connection
-
-    @contextmanager
-    def reading(self) -> Iterator[sqlite3.Connection]:
-        """Give the connection, and translate what goes wrong."""
-        with self._lock:
-            try:
-                yield self.open()
-            except (sqlite3.Error, OSError) as error:
-                raise translate(error, self.path) from error
-
-    @contextmanager
-    def writing(self) -> Iterator[sqlite3.Connection]:
-        """Give the connection inside one transaction: all of it is stored, or nothing is."""
-        with self.reading() as connection:
-            connection.execute("BEGIN IMMEDIATE")  # the lock first, so that what is read here stays true
-            try:
-                yield connection
-                connection.execute("COMMIT")
-            except BaseException:
-                if connection.in_transaction:  # a full disk has rolled it back already
-                    connection.execute("ROLLBACK")
-                raise
-
-    def close(self) -> None:
-        """Close the connection; the next call opens it again."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+def _database(path: Path) -> Database:
+    return Database(path, _SCHEMA, _DAMAGED, BUSY_SECONDS)
 
 
 class SqliteState:
     """`ports.StateStore` in the file at `path`."""
 
     def __init__(self, path: Path) -> None:
-        self._file = _File(path)
+        self._file = _database(path)
 
     def acquire(self, plane: str, holder: str, now: float, ttl: float) -> int:
         """Take or renew the lease; the same holder keeps its fencing number, a new one gets the next."""
@@ -223,7 +135,7 @@ class SqliteInbox:
     """`ports.Inbox` in the file at `path`, which may be the state's."""
 
     def __init__(self, path: Path) -> None:
-        self._file = _File(path)
+        self._file = _database(path)
 
     def send(self, plane: str, kind: str, payload: Mapping[str, Any]) -> int:
         """Queue a request."""
@@ -266,23 +178,11 @@ class SqliteInbox:
         self._file.close()
 
 
-@contextmanager
-def _read_only(path: Path) -> Iterator[sqlite3.Connection]:
-    try:
-        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_SECONDS)
-        try:
-            yield connection
-        finally:
-            connection.close()
-    except (sqlite3.Error, OSError) as error:
-        raise translate(error, path) from error
-
-
 def read_planes(path: Path) -> dict[str, dict[str, Any]]:
     """Return plane → documents without a lease, while an agent writes; empty when there is no file."""
     if not path.exists():
         return {}
-    with _read_only(path) as connection:
+    with read_only(path, _DAMAGED) as connection:
         rows = connection.execute("SELECT plane, key, value FROM documents ORDER BY plane, key")
         planes: dict[str, dict[str, Any]] = {}
         for plane, key, value in rows:
@@ -294,5 +194,5 @@ def read_events(path: Path, plane: str, limit: int = 100) -> list[Event]:
     """Return a plane's newest events, oldest first, without a lease; empty when there is no file."""
     if not path.exists():
         return []
-    with _read_only(path) as connection:
+    with read_only(path, _DAMAGED) as connection:
         return _events(connection, plane, limit)
