@@ -96,8 +96,8 @@ def name(plane: str, model: str, rollout: Rollout) -> str:
 
 
 def began(rollout: Rollout) -> float:
-    """Return when a rollout began; `started` moves while its deadline does not run."""
-    return rollout.began or rollout.started
+    """Return when a rollout began."""
+    return rollout.started
 
 
 def entries(
@@ -184,8 +184,10 @@ def _look(old: Rollout, new: Rollout, now: float) -> list[Line]:
     }
     if new.blind > old.blind:
         line["blind"] = new.blind
-    if not old.marks or (new.marks == old.marks and new.blind):
-        return [line] if new.blind else []
+    if not old.marks:  # what was found is only what the next look counts from
+        return [*_buckets(old.marks, new.marks), *([line] if new.blind else [])]
+    if new.marks == old.marks and new.blind:
+        return [line]
     fresh = {r: counts.delta(old.marks.get(r), mark) for r, mark in new.marks.items()}
     against = old.compared_with or ""
     line["candidate"] = _thin(fresh.pop(old.release, Counts()))
@@ -199,17 +201,16 @@ def _look(old: Rollout, new: Rollout, now: float) -> list[Line]:
 def _buckets(old: Mapping[str, Mark], new: Mapping[str, Mark]) -> list[Line]:
     was, now = (next((m.buckets for m in marks.values() if m.buckets), ()) for marks in (old, new))
     bounds = [bound for bound, _ in now]
-    # The first look's marks are only what it counts from: the buckets are told with the first that counts.
     return [{"kind": "buckets", "bounds": bounds}] if bounds and bounds != [b for b, _ in was] else []
 
 
 def _finding(found: Mapping[str, Any]) -> Line:
-    kept = {key: _round(found.get(key)) for key in _SHOWN} | {key: found.get(key, "") for key in _TEXTS}
+    kept = {key: _round(found[key]) for key in (*_SHOWN, *_TEXTS) if found.get(key) is not None}
     return kept | ({"dry_run": True} if found.get("dry_run") else {})
 
 
 def _round(value: Any) -> Any:
-    return float(f"{value:.6g}") if isinstance(value, float) and math.isfinite(value) else value
+    return float(f"{value:.5g}") if isinstance(value, float) and math.isfinite(value) else value
 
 
 def _thin(found: Counts) -> Line:
@@ -310,8 +311,8 @@ def _read_look(line: Mapping[str, Any], bounds: tuple[float, ...]) -> Look:
 def _thick(value: Mapping[str, Any], bounds: tuple[float, ...]) -> Counts:
     """Return the counts of one arm with all of the buckets, those that held nothing included."""
     held = {math.inf if b is None else float(b): int(n) for b, n in value["latency"]}
-    if not set(held) <= set(bounds):
-        raise NotARecording("it counts latencies in buckets that it does not name")
+    if not set(held) <= set(bounds):  # the line that names them was lost
+        bounds = tuple(sorted(held))
     tallies = {key: (int(n), int(k)) for key, (n, k) in value.get("tallies", {}).items()}
     bins = {}
     for key, row in value.get("bins", {}).items():
