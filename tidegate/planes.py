@@ -20,8 +20,8 @@ from pathlib import Path
 import psutil
 
 from tidegate import config
-from tidegate.adapters.envoy import CLUSTERS_FILE, ROUTES_FILE, EnvoyRouter
-from tidegate.core import xds
+from tidegate.adapters.envoy import CLUSTERS_FILE, JOURNAL_FILE, ROUTES_FILE, EnvoyRouter
+from tidegate.core.bootstrap import bootstrap
 from tidegate.errors import ConfigError, PlatformError, Unreachable
 from tidegate.files import write_atomic
 from tidegate.machine import processes, unix_http
@@ -109,8 +109,8 @@ def _start(checkout: Path, at: Layout, *, agent: bool) -> None:
     Placements(at.folder).tidy()
     EnvoyRouter(at.envoy, at.admin).prepare()
     files = (str(at.envoy / CLUSTERS_FILE), str(at.envoy / ROUTES_FILE))
-    bootstrap = xds.bootstrap(at.plane, port, str(at.admin), *files)
-    write_atomic(at.envoy / "bootstrap.json", json.dumps(bootstrap, indent=1) + "\n")
+    start = bootstrap(at.plane, port, str(at.admin), *files, str(at.envoy / JOURNAL_FILE))
+    write_atomic(at.envoy / "bootstrap.json", json.dumps(start, indent=1) + "\n")
     write_atomic(at.conf, _configuration(checkout, at, agent=agent))
     with at.log("supervisord.start").open("wb") as log:
         subprocess.Popen(
@@ -128,6 +128,7 @@ def _start(checkout: Path, at: Layout, *, agent: bool) -> None:
 
 def _configuration(checkout: Path, at: Layout, *, agent: bool) -> str:
     envoy = ["-c", str(at.envoy / "bootstrap.json"), "--disable-hot-restart", "--log-level", "warning"]
+    envoy += ["--file-flush-interval-msec", "250"]  # the journal: 10 s would be late for a decision
     workers = str(min(4, os.cpu_count() or 1))
     parts = [
         main_section(at.folder, at.supervisor, f"tidegate-{at.plane}"),
@@ -138,6 +139,7 @@ def _configuration(checkout: Path, at: Layout, *, agent: bool) -> str:
             environment={},
             priority=1,
             startretries=1000,
+            umask="077",  # the journal holds what tells users apart
         ),
     ]
     if agent:

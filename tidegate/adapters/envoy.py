@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from tidegate.core import routes as routing
 from tidegate.core import xds
 from tidegate.errors import NoData, PlatformError, Refused, Unreachable
 from tidegate.files import write_atomic
@@ -18,6 +19,7 @@ from tidegate.ports import Counters, Route, RouteTable
 
 CLUSTERS_FILE = "clusters.json"
 ROUTES_FILE = "routes.json"
+JOURNAL_FILE = "journal.jsonl"
 
 
 class _Served:
@@ -42,21 +44,20 @@ class EnvoyRouter:
 
     def prepare(self) -> None:
         """Write the files of an empty table where there are none, so that Envoy can start."""
-        for name, text in ((CLUSTERS_FILE, _clusters_text({})), (ROUTES_FILE, _routes_text(xds.routes({})))):
+        for name, text in (
+            (CLUSTERS_FILE, _clusters_text({})),
+            (ROUTES_FILE, _routes_text(routing.routes({}))),
+        ):
             if not (self._folder / name).is_file():
                 self._write(name, text)
 
     def read(self) -> RouteTable:
         """Return the table that Envoy reports; raises Unreachable."""
         served = self._served()
-        endpoints: dict[str, dict[str, tuple[str, ...]]] = {}
-        for name, cluster in served.clusters.items():
-            model, release = xds.split_name(name)
-            endpoints.setdefault(model, {})[release] = xds.endpoints_of(cluster)
-        weights = xds.weights_of(served.routes)
+        read = routing.found(_typeless(served.clusters), served.routes)
         return {
-            model: Route(weights.get(model, {}), endpoints.get(model, {}))
-            for model in sorted({*weights, *endpoints})
+            model: Route(r.weights, r.endpoints, r.mirror, r.matches, r.affinity, r.salt, r.journal)
+            for model, r in read.items()
         }
 
     def apply(self, table: RouteTable) -> None:
@@ -68,7 +69,7 @@ class EnvoyRouter:
         problem = xds.fault(table)
         if problem:
             raise Refused(problem, "Give every served release an endpoint, and weights that sum to 100.")
-        clusters, routes = xds.clusters(table), xds.routes(table)
+        clusters, routes = xds.clusters(table), routing.routes(table)
         served = self._served()
         if self._in_place(served, clusters, routes):
             return
@@ -134,7 +135,7 @@ class EnvoyRouter:
         routes: xds.Json = {}
         for item in self._dump("dynamic_route_configs"):
             faults.append(item.get("error_state", {}).get("details", ""))
-            if item.get("route_config", {}).get("name") == xds.ROUTES:
+            if item.get("route_config", {}).get("name") == routing.ROUTES:
                 routes = item["route_config"]
         return _Served(clusters, routes, "; ".join(f for f in faults if f))
 
@@ -169,7 +170,7 @@ def _clusters_text(clusters: Mapping[str, xds.Json]) -> str:
 
 
 def _routes_text(routes: xds.Json) -> str:
-    return xds.document([routes], xds.ROUTE)
+    return xds.document([routes], routing.ROUTE)
 
 
 def _holds(path: Path, resources: Collection[xds.Json]) -> bool:

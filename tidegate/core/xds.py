@@ -1,4 +1,4 @@
-"""Route table → Envoy's xDS resources and back, as plain JSON values; no I/O.
+"""Route table → Envoy's clusters and back, as plain JSON values, and what a table may ask for; no I/O.
 
 Resources are written in the very form in which Envoy's config_dump shows them (snake_case, durations
 as text, no field that has its default), so that what Envoy serves can be compared with what should be.
@@ -9,11 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
+from tidegate.core.plan import Key, Match
+from tidegate.core.release import original
+
 Json = dict[str, Any]
-ROUTES = "tidegate"  # the name of the one route configuration
 
 # At most 12.5% apart, with the round numbers in which objectives are written; no more than two
 # significant digits, since Envoy's histograms keep no more.
@@ -38,7 +41,7 @@ BUCKETS: dict[float, float] = {_bin_below(bound): bound for bound in LATENCY_BOU
 
 
 class Split(Protocol):
-    """What this module reads of a `ports.Route`."""
+    """What these modules read of a `ports.Route`, which says what each field means."""
 
     @property
     def weights(self) -> Mapping[str, int]:
@@ -47,6 +50,33 @@ class Split(Protocol):
     @property
     def endpoints(self) -> Mapping[str, tuple[str, ...]]:
         """Release → `host:port` of its replicas."""
+
+    @property
+    def mirror(self) -> Mapping[str, int]:
+        """Release → percent of the requests copied to it."""
+
+    @property
+    def matches(self) -> tuple[tuple[Match, str], ...]:
+        """Requests that go to a release whatever its weight."""
+
+    @property
+    def affinity(self) -> Key | None:
+        """What keeps a caller on one side."""
+
+    @property
+    def salt(self) -> str:
+        """What the affinity is mixed with: the release that is being tried."""
+
+    @property
+    def journal(self) -> bool:
+        """Whether each request is written down."""
+
+
+# ---------------------------------------------------------------- what can be asked for
+_HEADER_NAME = re.compile(r"[A-Za-z0-9_-]+")
+_COOKIE_NAME = re.compile(r"[A-Za-z0-9!#$&'*+.^_`|~-]+")
+_VALUE = re.compile(r"[ -~]*")
+_SALT = re.compile(r"[A-Za-z0-9._-]*")
 
 
 def fault(table: Mapping[str, Split]) -> str:
@@ -59,12 +89,69 @@ def fault(table: Mapping[str, Split]) -> str:
         for release, weight in route.weights.items():
             if weight > 0 and not route.endpoints.get(release):
                 return f"{model} gives {weight}% to {release}, which has no endpoint"
+        wrong = _fault_beside(route)
+        if wrong:
+            return f"{model}: {wrong}"
     return ""
+
+
+def _fault_beside(route: Split) -> str:
+    """What is wrong with a route's parts beside its weights."""
+    for release, percent in route.mirror.items():
+        if not 1 <= percent <= 100:
+            return f"{percent}% of the requests can't be mirrored to {release}; 1 to 100 can"
+        if not route.endpoints.get(release):
+            return f"requests are mirrored to {release}, which has no endpoint"
+    for match, release in route.matches:
+        if not route.endpoints.get(release):
+            return f"a match leads to {release}, which has no endpoint"
+        if not _VALUE.fullmatch(match.value):
+            return f"a match's value may hold printable ASCII only, not {match.value!r}"
+    keys = [match for match, _ in route.matches] + ([route.affinity] if route.affinity else [])
+    for key in keys:
+        if key.cookie and not _COOKIE_NAME.fullmatch(key.cookie):
+            return f"`{key.cookie}` can't be a cookie's name"
+        if key.header and not _HEADER_NAME.fullmatch(key.header):
+            return f"`{key.header}` can't be a header's name"
+        if key.header.lower().startswith(OWN_HEADERS):
+            return f"the header {key.header} is Tidegate's own: a caller's is taken away"
+    return "" if _SALT.fullmatch(route.salt) else f"`{route.salt}` can't be a salt: take letters and digits"
+
+
+def base_of(route: Split) -> str:
+    """Return the release that traffic rests on: the heaviest that is neither the tried one nor a copy."""
+    others = [r for r in route.weights if r != route.salt and route.endpoints.get(r)]
+    return min(
+        others or list(route.weights), key=lambda r: (original(r) != r, -route.weights[r], r), default=""
+    )
+
+
+def needs_unit(route: Split) -> bool:
+    """Tell whether requests that don't say whose they are stay out: those of users who are journaled.
+
+    A mirror's journal pairs answers, not users, so there nobody stays out.
+    """
+    return bool(route.journal and route.affinity and route.weights and not route.mirror)
+
+
+# ---------------------------------------------------------------- names
+OWN_HEADERS = "x-tidegate-"  # a caller's own headers of this prefix are removed by the listener
+_APART = "|apart"
 
 
 def cluster_name(model: str, release: str) -> str:
     """Return the name of a release's cluster, also the name of its statistics."""
     return f"{model}|{release}"
+
+
+def apart_name(model: str, release: str) -> str:
+    """Return the name of the cluster for those requests to a release that don't count as the release's."""
+    return cluster_name(model, release) + _APART
+
+
+def is_apart(name: str) -> bool:
+    """Tell whether a cluster is one of those whose requests don't count."""
+    return name.endswith(_APART) and name.count("|") > 1
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -85,18 +172,20 @@ def version(resources: Sequence[Json]) -> str:
 
 
 CLUSTER = "envoy.config.cluster.v3.Cluster"
-ROUTE = "envoy.config.route.v3.RouteConfiguration"
 
 
 # ---------------------------------------------------------------- clusters
 def clusters(table: Mapping[str, Split]) -> dict[str, Json]:
-    """Return name → cluster of every release that has endpoints, in name order."""
-    made = {
-        cluster_name(model, release): _cluster(cluster_name(model, release), endpoints)
-        for model, route in table.items()
-        for release, endpoints in route.endpoints.items()
-        if endpoints
-    }
+    """Return name → cluster of every release that has endpoints, in name order.
+
+    A release has a second one if some of its requests don't count.
+    """
+    made = {}
+    for model, route in table.items():
+        apart = {release for _, release in route.matches} | ({base_of(route)} if needs_unit(route) else set())
+        for release, endpoints in route.endpoints.items():
+            names = [cluster_name(model, release)] + [apart_name(model, release)] * (release in apart)
+            made.update({name: _cluster(name, endpoints) for name in names if endpoints})
     return dict(sorted(made.items()))
 
 
@@ -149,161 +238,3 @@ def endpoints_of(cluster: Json) -> tuple[str, ...]:
             address = item.get("endpoint", {}).get("address", {}).get("socket_address", {})
             found.append(f"{address.get('address', '')}:{address.get('port_value', 0)}")
     return tuple(found)
-
-
-# ---------------------------------------------------------------- routes
-# A prediction has no side effect, so a request whose replica died under it may be sent to another
-# (`reset-before-request` would lose those in flight: measured, see docs/operate.md).
-# `max_retries` of the cluster bounds the storm; the chosen release never changes in a retry.
-_POLICY: Json = {
-    "retry_on": "connect-failure,refused-stream,reset",
-    "num_retries": 2,
-    "retry_host_predicate": [
-        {
-            "name": "envoy.retry_host_predicates.previous_hosts",
-            "typed_config": {
-                "@type": "type.googleapis.com/"
-                "envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
-            },
-        }
-    ],
-    "host_selection_retry_max_attempts": "5",
-    "retry_back_off": {"base_interval": "0.010s", "max_interval": "0.200s"},
-}
-RELEASE_HEADER = "x-tidegate-release"
-
-
-def routes(table: Mapping[str, Split]) -> Json:
-    """Return the route configuration: a prefix a model, and 404 for the rest."""
-    answers = [_route(model, table[model].weights) for model in sorted(table)]
-    missing = {"error": {"reason": "no such model here; paths are /<model>/..."}}
-    answers.append({"match": {"prefix": "/"}, **_answer(404, missing)})
-    return {"name": ROUTES, "virtual_hosts": [{"name": "models", "domains": ["*"], "routes": answers}]}
-
-
-def _route(model: str, weights: Mapping[str, int]) -> Json:
-    match = {"prefix": f"/{model}/"}
-    if not weights:
-        reason = f"no release of {model} is being served now"
-        return {"match": match, **_answer(503, {"error": {"reason": reason}})}
-    split = [
-        {
-            "name": cluster_name(model, release),
-            "weight": weight,
-            "response_headers_to_add": [_header(RELEASE_HEADER, release)],
-        }
-        for release, weight in sorted(weights.items())
-    ]
-    action = {
-        "prefix_rewrite": "/",
-        "timeout": "30s",
-        "retry_policy": _POLICY,
-        "weighted_clusters": {"clusters": split},
-    }
-    return {"match": match, "route": action}
-
-
-def _header(key: str, value: str) -> Json:
-    return {"header": {"key": key, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
-
-
-def _answer(status: int, body: Json) -> Json:
-    return {
-        "direct_response": {"status": status, "body": {"inline_string": json.dumps(body)}},
-        "response_headers_to_add": [_header("content-type", "application/json")],
-    }
-
-
-def weights_of(configuration: Json) -> dict[str, dict[str, int]]:
-    """Return model → release → weight of a route configuration, whoever wrote it.
-
-    A cluster that is not one of the model's releases appears under its whole name, so that it is seen.
-    """
-    found: dict[str, dict[str, int]] = {}
-    for host in configuration.get("virtual_hosts", []):
-        for route in host.get("routes", []):
-            match = route.get("match", {})
-            path = match.get("prefix") or match.get("path") or match.get("path_separated_prefix") or "?"
-            if path == "/" and "direct_response" in route:
-                continue
-            model = path.strip("/")
-            found.setdefault(model, {})  # the first match wins in Envoy, so later ones are not merged
-            if not found[model]:
-                found[model] = {_release(model, name): weight for name, weight in _targets(route)}
-    return found
-
-
-def _targets(route: Json) -> list[tuple[str, int]]:
-    action = route.get("route", {})
-    if "cluster" in action:
-        return [(action["cluster"], 100)]
-    split = action.get("weighted_clusters", {}).get("clusters", [])
-    return [(item.get("name", "?"), int(item.get("weight", 0))) for item in split]
-
-
-def _release(model: str, name: str) -> str:
-    owner, release = split_name(name)
-    return release if owner == model and release else name
-
-
-# ---------------------------------------------------------------- bootstrap
-def bootstrap(plane: str, port: int, admin: str, clusters_file: str, routes_file: str) -> Json:
-    """Return Envoy's start-up configuration: one listener on 127.0.0.1:`port`, files for the rest.
-
-    `admin` is the path of the admin socket, made with mode 0600.
-    """
-    return {
-        "node": {"id": plane, "cluster": "tidegate"},
-        "admin": {"address": {"pipe": {"path": admin, "mode": 0o600}}},
-        # Histograms move only at a flush (counters are live): decisions are made by the second.
-        "stats_flush_interval": "0.250s",
-        "stats_config": {
-            "histogram_bucket_settings": [{"match": {"suffix": "upstream_rq_time"}, "buckets": list(BUCKETS)}]
-        },
-        "dynamic_resources": {"cds_config": _file(clusters_file)},
-        "static_resources": {"listeners": [_listener(port, routes_file)]},
-    }
-
-
-def _file(path: str) -> Json:
-    return {"path_config_source": {"path": path}, "resource_api_version": "V3", "initial_fetch_timeout": "5s"}
-
-
-def _listener(port: int, routes_file: str) -> Json:
-    manager = {
-        "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3"
-        ".HttpConnectionManager",
-        "stat_prefix": "router",
-        "server_name": "tidegate",
-        "rds": {"route_config_name": ROUTES, "config_source": _file(routes_file)},
-        # Callers never decide how Envoy treats them: time-outs and retries asked for by x-envoy-* headers
-        # are dropped unless the caller is "internal", which is told by the connection's own address (not by
-        # x-forwarded-for) and is nobody. An empty list would mean the private networks (seen with 1.40).
-        "use_remote_address": True,
-        "internal_address_config": {
-            "cidr_ranges": [{"address_prefix": "255.255.255.255", "prefix_len": 32}],
-        },
-        # A caller's request id is kept, a missing one made, and either is told in the answer.
-        "preserve_external_request_id": True,
-        "always_set_request_id_in_response": True,
-        "normalize_path": True,
-        "merge_slashes": True,
-        "http_filters": [
-            {
-                "name": "envoy.filters.http.router",
-                "typed_config": {
-                    "@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router",
-                    "suppress_envoy_headers": True,
-                },
-            }
-        ],
-    }
-    return {
-        "name": "router",
-        "address": {"socket_address": {"address": "127.0.0.1", "port_value": port}},
-        # Otherwise a second Envoy could share the port, and take half of the requests, without an error.
-        "enable_reuse_port": False,
-        "filter_chains": [
-            {"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]}
-        ],
-    }
