@@ -222,6 +222,9 @@ class Check(_Spec, frozen=True):
     | score-difference | mirrored pairs whose scores differ by more than `difference` | share |
     | outcome | `outcome`s that arrived as 1 (as 0 where higher is `better`) | share |
     | prometheus | `query` | share |
+
+    With `burst` the absolute part counts each stretch of that length as one: events that come together
+    for up to so long are no more evidence than one rate.
     """
 
     name: Annotated[str, _doc("What it is called wherever it is shown; each its own.")]
@@ -281,6 +284,7 @@ _OWN_OF_METRIC: dict[str, tuple[str, ...]] = {
     "query": ("prometheus",),
     "failure_limit": ("error-rate", "latency", "missing-features", "outcome", "prometheus"),
     "against_stable": ("error-rate", "latency", "missing-features", "outcome", "prometheus"),
+    "burst": ("error-rate", "latency", "missing-features", "outcome", "prometheus"),
 }
 _NEEDED_BY_METRIC = {"score-difference": "difference", "outcome": "outcome", "prometheus": "query"}
 
