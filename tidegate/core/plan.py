@@ -250,10 +250,15 @@ class Check(_Spec, frozen=True):
     ] = "lower"
     query: Annotated[Query | None, _doc("Of prometheus: what to ask.")] = None
     failure_limit: Annotated[FailureLimit | None, _doc("A plain limit beside the evidence.")] = None
+    burst: Annotated[
+        Seconds | None, _doc("How long events may come together: each stretch of it counts as one.")
+    ] = None
 
     def __post_init__(self) -> None:
         if not 0.5 <= self.quantile < 1:
             raise ValueError(f"quantile must be in [0.5, 1), not {self.quantile}")
+        if self.burst is not None and self.burst <= 0:
+            raise ValueError(f"burst must be positive, not {self.burst:g}s")
         limit = self.limit
         if self.metric == "latency" and not (isinstance(limit, Milliseconds) and limit > 0):
             raise ValueError("a latency's limit is written like 200ms")
