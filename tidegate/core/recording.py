@@ -7,8 +7,8 @@
     {"kind": "end", "at", "phase", "verdict", "reason"}
 
 `plan` is written as in `rollout.yaml`. Counts are those of the one look; only buckets and bins that hold
-something are written, so a line has a few hundred bytes. A look that could not be made has `blind` and no
-counts.
+something are written. A look that could not be made has `blind`, one at which a step's weight was confirmed
+`entered`, and neither has counts.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ _TEXTS = ("observed_text", "limit_text")
 
 @dataclass(frozen=True)
 class Look:
-    """What one look counted and said; `candidate` is None when it could not be made (`blind` times in a row).
+    """What one look counted and said; `candidate` is None when it could not be made (`blind` times in a row),
+    and when it only found that the router serves a step's weight by now (`entered`).
 
     `share` is the candidate's part of both arms' requests, `checks` one finding a part of a check.
     """
@@ -50,6 +51,7 @@ class Look:
     arms: Mapping[str, Counts] = field(default_factory=dict)
     blind: int = 0
     reason: str = ""
+    entered: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,13 +93,8 @@ class Recording:
 # ---------------------------------------------------------------- writing
 def name(plane: str, model: str, rollout: Rollout) -> str:
     """Return the name of a rollout's recording, the same for as long as the rollout lasts."""
-    at = datetime.fromtimestamp(began(rollout), UTC).strftime("%Y%m%dT%H%M%SZ")
+    at = datetime.fromtimestamp(rollout.started, UTC).strftime("%Y%m%dT%H%M%SZ")
     return f"{plane}/{model}/{rollout.environment}-{rollout.release}-{at}"
-
-
-def began(rollout: Rollout) -> float:
-    """Return when a rollout began."""
-    return rollout.started
 
 
 def entries(
@@ -148,7 +145,7 @@ def _same(old: Rollout, new: Rollout | None) -> bool:
 
 
 def _identity(rollout: Rollout) -> tuple[str, str, float]:
-    return rollout.environment, rollout.release, began(rollout)
+    return rollout.environment, rollout.release, rollout.started
 
 
 def _head(model: str, rollout: Rollout, plan: Plan) -> Line:
@@ -158,7 +155,7 @@ def _head(model: str, rollout: Rollout, plan: Plan) -> Line:
         "environment": rollout.environment,
         "release": rollout.release,
         "stable": rollout.stable,
-        "started": began(rollout),
+        "started": rollout.started,
         "plan": plan_to_dict(plan),
     }
 
@@ -182,12 +179,13 @@ def _look(old: Rollout, new: Rollout, now: float) -> list[Line]:
         "share": _round(float(new.evidence.get("share", 0.0))),
         "reason": new.reason,
     }
-    if new.blind > old.blind:
-        line["blind"] = new.blind
-    if not old.marks:  # what was found is only what the next look counts from
-        return [*_buckets(old.marks, new.marks), *([line] if new.blind else [])]
-    if new.marks == old.marks and new.blind:
+    line |= {"blind": new.blind} if new.blind > old.blind else {}
+    if new.blind > old.blind and new.marks == old.marks:
         return [line]
+    if new.entered != old.entered and new.entered is not None:
+        # The router serves a step's weight from here on; the first one's marks are what is counted from.
+        weight = {"weight": new.weight, "mirror": new.traffic.mirror, "entered": True}
+        return [*_buckets(old.marks, new.marks), line | weight]
     fresh = {r: counts.delta(old.marks.get(r), mark) for r, mark in new.marks.items()}
     against = old.compared_with or ""
     line["candidate"] = _thin(fresh.pop(old.release, Counts()))
@@ -305,6 +303,7 @@ def _read_look(line: Mapping[str, Any], bounds: tuple[float, ...]) -> Look:
         arms,
         int(line.get("blind", 0)),
         str(line.get("reason", "")),
+        bool(line.get("entered")),
     )
 
 

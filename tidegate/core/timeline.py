@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from tidegate.core import evidence as ev
 from tidegate.core.counts import Counts, slower
 from tidegate.core.plan import Check
 from tidegate.core.recording import Look, Recording
 from tidegate.core.strategies import legs
 
 POINTS = 240  # of a course: more can't be told apart
+BETS = 24
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,13 @@ class Stretch:
 
 def stretches(recording: Recording) -> tuple[Stretch, ...]:
     """Return a recording's looks, those that say the same as one."""
-    return tuple(_stretch(list(group)) for _, group in groupby(recording.looks, key=_kind))
+    counted = [look for look in recording.looks if not look.entered]
+    return tuple(_stretch(list(group)) for _, group in groupby(counted, key=_kind))
 
 
 def _kind(look: Look) -> tuple[Any, ...]:
     verdicts = tuple((check["name"], check["verdict"]) for check in look.checks)
-    return look.step, look.weight, look.mirror, look.phase, look.candidate is None, verdicts
+    return look.step, look.weight, look.mirror, look.phase, look.blind > 0, verdicts
 
 
 def _stretch(looks: list[Look]) -> Stretch:
@@ -64,7 +65,7 @@ def _stretch(looks: list[Look]) -> Stretch:
         candidate,
         stable,
         last.checks,
-        sum(1 for look in looks if look.candidate is None),
+        sum(1 for look in looks if look.blind),
         last.reason,
     )
 
@@ -192,13 +193,14 @@ def lower_bound(trials: int, events: int, alpha: float) -> float:
 def _log_evidence_above(null: float, trials: int, events: int) -> float:
     """Return the log evidence that a rate is above `null`, its bets spread from there to nearly 1."""
     low, high = min(1.3 * null, null + (1 - null) / 3), max(0.98, 1 - (1 - null) / 10)
-    ratio = (high / low) ** (1 / (ev.GRID - 1))
+    ratio = (high / low) ** (1 / (BETS - 1))
     terms = []
-    for turn in range(ev.GRID):
+    for turn in range(BETS):
         rate = low * ratio**turn
         miss = math.log1p(-rate) - math.log1p(-null)
         terms.append(events * math.log(rate / null) + (trials - events) * miss)
-    return ev.log_sum_exp(terms) - math.log(ev.GRID)
+    top = max(terms)
+    return top + math.log(sum(math.exp(term - top) for term in terms) / BETS)
 
 
 # ---------------------------------------------------------------- the weights on the way

@@ -20,7 +20,9 @@ from tidegate.report.plots import COLOURS, INK, escape
 
 WIDTH = 5.0  # inches of 72 points, as the other charts of reports
 MOST_RATES = 6  # parts of checks that get a panel of their own, those nearest to failing first
+MOST_TITLE = 78  # letters above a panel
 _INKED = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
+LINES = tuple(colour for colour in COLOURS if colour != "#ef4444")  # red is the limits'
 _FAILED, _LOWEST, _BEYOND = (
     "#ef4444",
     -2.0,
@@ -61,7 +63,7 @@ def _draw(recording: Recording, ink: str, form: str) -> bytes:
         "svg.hashsalt": "tidegate-evidence",
         "font.size": 8.5,
         "font.family": "sans-serif",
-        "axes.prop_cycle": cycler(color=list(COLOURS)),
+        "axes.prop_cycle": cycler(color=list(LINES)),
         **dict.fromkeys(_INKED, ink),
     }
     found = courses(recording)
@@ -74,11 +76,12 @@ def _draw(recording: Recording, ink: str, form: str) -> bytes:
         panels = figure.subplots(len(heights), 1, sharex=True, gridspec_kw={"height_ratios": heights})
         _evidence(panels[0], found)
         for axes, course in zip(panels[1:], shown, strict=False):
-            _rate(axes, course, COLOURS[found.index(course) % len(COLOURS)])
+            _rate(axes, course, LINES[found.index(course) % len(LINES)])
         _weights(panels[-1], recording)
         for axes in panels:
             _dress(axes, recording)
         panels[0].set_title(_title(recording), loc="left", fontsize=9)
+        figure.align_ylabels()
         file = io.BytesIO()
         more: Any = {"metadata": {"Date": None, "Creator": None}} if form == "svg" else {"dpi": 144}
         ground = {"transparent": True} if form == "svg" else {"facecolor": "white"}
@@ -101,6 +104,10 @@ def _plain(text: str) -> str:
     return visible(text).replace("$", r"\$")
 
 
+def _short(text: str) -> str:
+    return _plain(text if len(text) <= MOST_TITLE else f"{text[: MOST_TITLE - 1]}…")
+
+
 def _evidence(axes: Any, found: Sequence[Course]) -> None:
     """One line a part, in powers of ten, cut off a little beyond the threshold: it may be astronomic."""
     goals = [math.log10(each.threshold) for each in found if each.threshold > 0]
@@ -108,7 +115,7 @@ def _evidence(axes: Any, found: Sequence[Course]) -> None:
     for turn, each in enumerate(found):
         heights = [_within(p.log_evidence / math.log(10), _LOWEST, top) for p in each.points]
         style = ":" if each.dry_run else "-"
-        colour = COLOURS[turn % len(COLOURS)]
+        colour = LINES[turn % len(LINES)]
         afters = [p.after for p in each.points]
         axes.plot(
             afters, heights, style, color=colour, linewidth=1.4, label=_plain(each.name), marker=_mark(afters)
@@ -124,7 +131,7 @@ def _evidence(axes: Any, found: Sequence[Course]) -> None:
     axes.set_yticks(list(ticks), [f"{10.0**tick:g}" for tick in ticks])
     axes.set_ylabel("evidence against")
     if found:
-        axes.legend(loc="lower left", frameon=False, fontsize=7.5, ncols=2)
+        axes.legend(loc="upper left", frameon=False, fontsize=7.5, ncols=2)
 
 
 def _mark(values: Sequence[float]) -> str:
@@ -149,8 +156,11 @@ def _rate(axes: Any, course: Course, colour: str) -> None:
     axes.set_ylim(0, top)
     axes.set_ylabel("%")
     note = " (dry run)" if course.dry_run else ""
-    told = f"{course.name}{note}: {course.observed_text}, limit {course.limit_text}"
-    axes.set_title(_plain(told), loc="left", fontsize=7.5)
+    seen = (
+        course.observed_text.partition(" over ")[0] if " over " in course.limit_text else course.observed_text
+    )
+    told = f"{course.name}{note}: {seen}, limit {course.limit_text}"
+    axes.set_title(_short(told), loc="left", fontsize=7.5)
 
 
 def _weights(axes: Any, recording: Recording) -> None:
