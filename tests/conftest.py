@@ -9,3 +9,5 @@ import os
 for _name in list(os.environ):
     if _name.startswith(("GIT_", "GITHUB_", "TIDEGATE_", "SUPERVISOR_", "BENTOML_", "DVC_", "MLFLOW_")):
         del os.environ[_name]
+
+from tests.faults.table import pytest_terminal_summary  # noqa: E402, F401

@@ -24,7 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import psutil
@@ -134,11 +134,27 @@ def _register(folder: Path, artifact: Path, digest: str) -> None:
 
 
 # ---------------------------------------------------------------- the plane
-class Rig:
-    """One plane that follows a Git remote of its own."""
+class Releases(Protocol):
+    """Where a rig's releases come from: `stores()`, or stand-ins that start faster."""
 
-    def __init__(self, root: Path, rollouts: Mapping[str, Mapping[str, Any]], replicas: int = 1) -> None:
-        self.stores = stores()
+    def platform(self) -> dict[str, str]: ...
+    def release(self, number: int, *, bad: bool = False) -> ReleaseRecord: ...
+
+
+class Rig:
+    """One plane that follows a Git remote of its own; `made` has its releases, all of one `model`."""
+
+    def __init__(
+        self,
+        root: Path,
+        rollouts: Mapping[str, Mapping[str, Any]],
+        replicas: int = 1,
+        *,
+        made: Releases | None = None,
+        model: str = MODEL,
+        agent: Mapping[str, str] | None = None,
+    ) -> None:
+        self.stores, self.model = made or stores(), model
         self.origin, self.clone, self.home = root / "origin.git", root / "clone", Home(root / "home")
         kept = {key: value for key, value in os.environ.items() if key != "TIDEGATE_HOME"}
         self.environment = {**kept, "TIDEGATE_HOME": str(self.home.root)}
@@ -151,7 +167,8 @@ class Rig:
         for name in ("staging", "canary", "production"):
             platform = {"plane": "staging" if name == "staging" else PLANE}
             if name == PLANE:
-                platform |= {"agent": {"interval": "1s", "poll": "1s"}, "workloads": {"replicas": replicas}}
+                timing = dict(agent or {"interval": "1s", "poll": "1s"})
+                platform |= {"agent": timing, "workloads": {"replicas": replicas}}
             files[f"envs/{name}/platform.yaml"] = yaml.safe_dump(platform)
             files[f"envs/{name}/release.yaml"] = "# what runs here\nmodels: {}\n"
             files[f"envs/{name}/rollout.yaml"] = yaml.safe_dump({"defaults": rollouts.get(name, {})})
@@ -196,10 +213,10 @@ class Rig:
     def promote(self, record: ReleaseRecord, *environments: str) -> None:
         """Ask for a release as a merged promotion does; its record comes with it."""
         self.git("fetch", "--quiet", "origin")
-        files: dict[str, str | None] = {f"envs/releases/{MODEL}/{record.id}.yaml": record_text(record)}
+        files: dict[str, str | None] = {f"envs/releases/{self.model}/{record.id}.yaml": record_text(record)}
         for name in environments:
             path = f"envs/{name}/release.yaml"
-            files[path] = set_release(self.says(path), MODEL, record.id)
+            files[path] = set_release(self.says(path), self.model, record.id)
         self.push(files, f"Promote {record.id} to {' and '.join(environments)}")
 
     def says(self, path: str) -> str:
@@ -212,11 +229,11 @@ class Rig:
     def wanted(self, environment: str) -> str:
         """Return the release that the remote names."""
         models = yaml.safe_load(self.says(f"envs/{environment}/release.yaml"))["models"]
-        return str((models or {}).get(MODEL, ""))
+        return str((models or {}).get(self.model, ""))
 
     def rejection(self, release: str) -> dict[str, Any]:
         """Return a rejection as the remote has it; empty when there is none."""
-        return yaml.safe_load(self.says(f"envs/releases/{MODEL}/{release}.rejected.yaml")) or {}
+        return yaml.safe_load(self.says(f"envs/releases/{self.model}/{release}.rejected.yaml")) or {}
 
     def commits(self, text: str) -> list[str]:
         """Return the subjects of the remote's commits whose message holds a text."""
@@ -248,7 +265,7 @@ class Rig:
     def weights(self) -> dict[str, int] | None:
         """Return what Envoy serves now, release → percent; None when it does not say."""
         try:
-            route = self.router().read().get(MODEL)
+            route = self.router().read().get(self.model)
         except Unreachable:
             return None
         return {release: weight for release, weight in route.weights.items() if weight} if route else {}
@@ -303,7 +320,7 @@ class Rig:
 
     def line(self, environment: str) -> dict[str, Any]:
         """Return the agent's last word on an environment."""
-        return dict(self.status().get("models", {}).get(MODEL, {}).get(environment, {}))
+        return dict(self.status().get("models", {}).get(self.model, {}).get(environment, {}))
 
     def problems(self) -> list[str]:
         """Return what the agent complains of."""
@@ -363,12 +380,19 @@ class Traffic:
     """Senders with a constant rate; every third row is one that the bad release fails on."""
 
     def __init__(
-        self, url: str, rate: float, senders: int = 4, rows: tuple[dict[str, Any], ...] = (*SOUND, NOVEMBER)
+        self,
+        url: str,
+        rate: float,
+        senders: int = 4,
+        rows: tuple[dict[str, Any], ...] = (*SOUND, NOVEMBER),
+        model: str = MODEL,
     ) -> None:
+        self._path = f"/{model}/predict"
         self.answers: list[Answer] = []
         self._host, self._port = "127.0.0.1", int(url.rsplit(":", 1)[1])
         self._bodies = [json.dumps(row).encode() for row in rows]
         self._gap = senders / rate
+        self.quiet = threading.Event()  # set: nothing is sent
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._send, args=(n,), daemon=True) for n in range(senders)]
 
@@ -391,12 +415,14 @@ class Traffic:
         while not self._stop.wait(max(0.0, due - time.monotonic())):
             due = max(due + self._gap, time.monotonic() - 1)  # at most a second is caught up
             number += 1
+            if self.quiet.is_set():
+                continue
             self.answers.append(self._ask(connection, self._bodies[number % len(self._bodies)]))
         connection.close()
 
     def _ask(self, connection: http.client.HTTPConnection, body: bytes) -> Answer:
         try:
-            connection.request("POST", f"/{MODEL}/predict", body, {"content-type": "application/json"})
+            connection.request("POST", self._path, body, {"content-type": "application/json"})
             answer = connection.getresponse()
             answer.read()
         except (OSError, http.client.HTTPException) as error:
