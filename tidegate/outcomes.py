@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from tidegate.core.outcomes import Outcome
@@ -15,6 +16,42 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _ID = re.compile(r"[\x21-\x7e]{1,200}")
 _KEYS = ("id", "name", "value")
 EXAMPLE = '{"id": "3f1c…", "name": "converted", "value": 1}'
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of a router's journal; `unit` is the header's value as it came, never stored."""
+
+    id: str
+    model: str
+    release: str
+    unit: str
+    at: float
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a journal was read to: which file (its inode) and how many bytes of it."""
+
+    inode: int = 0
+    offset: int = 0
+
+
+class Journal(Protocol):
+    """What a router wrote down of its requests (adapters.journal.EnvoyJournal)."""
+
+    @property
+    def name(self) -> str:
+        """What tells it from other journals in one store: its path."""
+
+    def read(self, place: Place) -> tuple[list[Entry], Place]:
+        """Return the next whole lines, a part at a time, and where they end; garbage is skipped.
+
+        Raises NoData while there is no journal, Unreachable when it can't be read now.
+        """
+
+    def tidy(self, place: Place) -> None:
+        """Begin a new file when the one at `place` is large; what is before it is stored. Never raises."""
 
 
 class OutcomeStore(Protocol):

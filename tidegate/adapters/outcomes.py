@@ -1,0 +1,148 @@
+"""Outcomes and assignments in one SQLite file, fed by what users send and by a router's journal.
+
+An experiment (a rollout's stage) begins with what is journaled after it was first asked for. What tells
+users apart is stored as a salted hash. Whatever was accepted stays until no experiment can need it any more.
+How it is joined: machine.outcome_tables.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+import sqlite3
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+from tidegate.core.outcomes import UNITS, Outcome, Spec, named
+from tidegate.core.plan import Plan
+from tidegate.errors import NoData
+from tidegate.machine.outcome_tables import Join, begin, experiment, measured, open_tables, prune
+from tidegate.outcomes import Entry, Journal, Place
+from tidegate.ports import Asked, Measured
+
+FILE = "outcomes.db"  # in the home: an outcome does not say which plane answered
+
+
+class SqliteOutcomes:
+    """`outcomes.OutcomeStore` in the file at `path`; `now` stamps what is received."""
+
+    def __init__(self, path: Path, now: Callable[[], float] = time.time) -> None:
+        self._database, self._now = open_tables(path), now
+
+    def record(self, outcomes: Sequence[Outcome]) -> int:
+        """Keep outcomes in one transaction."""
+        with self._database.writing() as connection:
+            before, at = connection.total_changes, self._now()
+            connection.executemany(
+                "INSERT OR IGNORE INTO outcomes (id, name, value, at) VALUES (?, ?, ?, ?)",
+                [(o.id, o.name, o.value, at) for o in outcomes],
+            )
+            return connection.total_changes - before
+
+    def close(self) -> None:
+        """Close the file."""
+        self._database.close()
+
+
+# ---------------------------------------------------------------- measures
+class OutcomeMeasures:
+    """`ports.Measures` of the units and outcomes in the file at `path`, fed by a plane's journal.
+
+    It is also asked where nothing but the journal is wanted (a mirror): so that it never fills the disk.
+    """
+
+    def __init__(
+        self, path: Path, journal: Journal, plane: str, now: Callable[[], float] = time.time
+    ) -> None:
+        self._database, self._journal, self._plane, self._now = open_tables(path), journal, plane, now
+
+    def names(self, plan: Plan) -> tuple[str, ...]:
+        """Return the tallies of a stage's plan."""
+        tallies = tuple(named(plan))
+        return (UNITS, *tallies) if tallies or plan.mirror else ()
+
+    def read(self, asked: Asked) -> Mapping[str, Measured]:
+        """Take in what is new, and return release → units and outcomes since the experiment began."""
+        spec, now, nothing = Spec.of(asked.plan), self._now(), None
+        with self._database.writing() as connection:
+            try:
+                place = self._take(connection)
+            except NoData as error:
+                place, nothing = None, error
+            found = self._joined(connection, asked, spec, now) if spec.windows else {}
+            prune(connection, now)
+        if place:
+            self._journal.tidy(place)  # only what is stored is ever dropped from the journal
+        if nothing and not found:
+            raise nothing
+        return {release: row for release, row in found.items() if release in asked.releases}
+
+    def close(self) -> None:
+        """Close the file."""
+        self._database.close()
+
+    def _joined(
+        self, connection: sqlite3.Connection, asked: Asked, spec: Spec, now: float
+    ) -> dict[str, Measured]:
+        number = experiment(connection, self._plane, asked, spec, now)
+        if number is None:
+            while self._take(connection, quietly=True):  # what was journaled before is not its own
+                pass
+            number = begin(connection, self._plane, asked, spec, now)
+        Join(connection, number, spec).advance(now)
+        return measured(connection, number, asked.plan)
+
+    def _take(self, connection: sqlite3.Connection, quietly: bool = False) -> Place | None:
+        """Store the journal's next part; returns where it ends, None `quietly` when there is no more."""
+        name = self._journal.name
+        row = connection.execute("SELECT inode, offset FROM journals WHERE name = ?", (name,)).fetchone()
+        before = Place(*row) if row else Place()
+        try:
+            entries, place = self._journal.read(before)
+        except NoData:
+            if quietly:
+                return None
+            raise
+        if place != before:
+            connection.execute("INSERT OR REPLACE INTO journals VALUES (?, ?, ?)", (name, *_pair(place)))
+            _store(connection, self._plane, entries)
+        return None if quietly and place == before else place
+
+
+def _pair(place: Place) -> tuple[int, int]:
+    return place.inode, place.offset
+
+
+def _store(connection: sqlite3.Connection, plane: str, entries: Iterable[Entry]) -> None:
+    """Keep the entries of models that have an experiment; of a user only a salted hash."""
+    rows = connection.execute("SELECT model, spec FROM experiments WHERE plane = ? ORDER BY number", (plane,))
+    cookies = {model: str(json.loads(spec)["cookie"]) for model, spec in rows}  # of the newest
+    if not cookies:
+        return
+    salt = _salt(connection)
+    connection.executemany(
+        "INSERT OR IGNORE INTO assignments (plane, model, id, release, unit, at) VALUES (?, ?, ?, ?, ?, ?)",
+        [
+            (plane, e.model, e.id, e.release, _unit(salt, e.unit, cookies[e.model]), e.at)
+            for e in sorted(entries, key=lambda entry: entry.at)
+            if e.model in cookies
+        ],
+    )
+
+
+def _salt(connection: sqlite3.Connection) -> bytes:
+    row = connection.execute("SELECT salt FROM salts").fetchone()
+    if row is None:
+        row = (secrets.token_hex(16),)
+        connection.execute("INSERT INTO salts VALUES (?)", row)
+    return str(row[0]).encode()
+
+
+def _unit(salt: bytes, value: str, cookie: str) -> str:
+    """Return what a user is known by here; empty when the request named none."""
+    if cookie:
+        pairs = (part.strip().partition("=") for part in value.split(";"))
+        value = next((found.strip('"') for name, _, found in pairs if name == cookie), "")
+    return hashlib.sha256(salt + value.encode()).hexdigest()[:20] if value else ""
