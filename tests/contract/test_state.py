@@ -173,6 +173,17 @@ def test_another_process_reads_while_the_agent_writes(tmp_path):
     writer.close()
 
 
+def test_a_file_that_is_just_being_made_holds_nothing_yet(tmp_path):
+    """Who looks between the file's first page and its last table is told of nothing, not of a fault."""
+    path = tmp_path / "state.db"
+    made = sqlite3.connect(path)
+    made.execute("PRAGMA journal_mode=WAL")
+    assert (read_planes(path), read_events(path, "production")) == ({}, [])
+    made.execute("CREATE TABLE documents (plane, key, value)")
+    assert (read_planes(path), read_events(path, "production")) == ({}, [])
+    made.close()
+
+
 def test_a_locked_file_is_tried_again(tmp_path, monkeypatch):
     """A file that another process keeps locked is Unreachable, and the save works once it lets go."""
     monkeypatch.setattr("tidegate.adapters.sqlite.BUSY_SECONDS", 0.05)

@@ -183,6 +183,8 @@ def read_planes(path: Path) -> dict[str, dict[str, Any]]:
     if not path.exists():
         return {}
     with read_only(path, _DAMAGED) as connection:
+        if not _whole(connection):
+            return {}
         rows = connection.execute("SELECT plane, key, value FROM documents ORDER BY plane, key")
         planes: dict[str, dict[str, Any]] = {}
         for plane, key, value in rows:
@@ -195,4 +197,10 @@ def read_events(path: Path, plane: str, limit: int = 100) -> list[Event]:
     if not path.exists():
         return []
     with read_only(path, _DAMAGED) as connection:
-        return _events(connection, plane, limit)
+        return _events(connection, plane, limit) if _whole(connection) else []
+
+
+def _whole(connection: sqlite3.Connection) -> bool:
+    """Tell whether all is there that `_SCHEMA` makes; its last part is missing in a file just being made."""
+    made = connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'requests_open'")
+    return made.fetchone() is not None
