@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
 from tests.planes import plane_up, tiny_servers
 from tidegate.adapters.envoy import EnvoyMetrics, EnvoyRouter
+from tidegate.core.plan import Key, Match
 from tidegate.errors import Refused, Unreachable
 from tidegate.machine import unix_http
 from tidegate.ports import Route, Router
@@ -65,6 +66,28 @@ def test_reads_back_what_was_applied(subject: Subject) -> None:
     assert subject.router.read() == table
 
 
+def test_reads_back_what_is_beside_the_weights(subject: Subject) -> None:
+    """Mirrors, matches in order, affinities with their salt and journals survive the round trip."""
+    endpoints = {A: subject.a, B: subject.b}
+    hand = ((Match(header="X-Try", value="b"), B), (Match(cookie="try"), B))
+    table = {
+        "all": Route({A: 95, B: 5}, endpoints, {B: 7}, hand, Key(header="X-User"), B, journal=True),
+        "experiment": Route({A: 50, B: 50}, endpoints, affinity=Key(cookie="sid"), salt=B, journal=True),
+        "shadow": Route({A: 100}, endpoints, mirror={B: 100}, journal=True),
+        "hand": Route({A: 100}, endpoints, matches=hand[:1]),
+        "sticky": Route({A: 80, B: 20}, endpoints, affinity=Key(header="x-user")),
+        "unserved": Route({}, endpoints, matches=hand, affinity=Key(header="x-user"), salt=A, journal=True),
+    }
+    subject.router.apply(table)
+    assert subject.router.read() == table
+    before = subject.writes()
+    subject.router.apply(table)
+    assert subject.writes() == before
+    less = {model: replace(route, mirror={}, matches=(), journal=False) for model, route in table.items()}
+    subject.router.apply(less)
+    assert subject.router.read() == less
+
+
 def test_a_table_replaces_the_one_before(subject: Subject) -> None:
     """What is not in the new table is gone: models, releases and endpoints."""
     subject.router.apply({"one": Route({A: 50, B: 50}, {A: subject.a, B: subject.b}), "two": Route()})
@@ -99,10 +122,14 @@ def test_an_answer_that_is_not_whole_is_unreachable(monkeypatch: pytest.MonkeyPa
         Route({A: 110, B: -10}, {A: ("127.0.0.1:1",), B: ("127.0.0.1:2",)}),
         Route({A: 100}, {B: ("127.0.0.1:1",)}),
         Route({A: 100}, {A: ()}),
+        Route({A: 100}, {A: ("127.0.0.1:1",)}, mirror={B: 50}),
+        Route({A: 100}, {A: ("127.0.0.1:1",)}, mirror={A: 0}),
+        Route({A: 100}, {A: ("127.0.0.1:1",)}, matches=((Match(header="x-try"), B),)),
+        Route({A: 100}, {A: ("127.0.0.1:1",)}, affinity=Key(header="x user")),
     ],
 )
 def test_an_impossible_table_is_refused_and_changes_nothing(subject: Subject, route: Route) -> None:
-    """Weights that don't sum to 100, or a served release without endpoints, never reach the router."""
+    """Weights that don't sum to 100, or a served or mirrored release without endpoints, are refused."""
     table = {"one": Route({A: 100}, {A: subject.a})}
     subject.router.apply(table)
     with pytest.raises(Refused):

@@ -54,7 +54,7 @@ class EnvoyRouter:
     def read(self) -> RouteTable:
         """Return the table that Envoy reports; raises Unreachable."""
         served = self._served()
-        read = routing.found(_typeless(served.clusters), served.routes)
+        read = routing.found(_typeless(served.clusters), _untyped(served.routes))
         return {
             model: Route(r.weights, r.endpoints, r.mirror, r.matches, r.affinity, r.salt, r.journal)
             for model, r in read.items()

@@ -117,16 +117,17 @@ def _split(match: Json, model: str, route: Split, affinity: Key | None) -> Json:
             }
             for release, percent in sorted(route.mirror.items())
         ]
-    entry: Json = {"match": match, "route": action}
+    entry: Json = {"match": match, "route": action, **_UNTOLD}
     if route.journal:
         told = [_header(JOURNAL_HEADER, "1")]
         if affinity:
             told.append(_header(UNIT_HEADER, f"%REQ({_key(affinity)})%"))
         entry["request_headers_to_add"] = told
-        entry["response_headers_to_remove"] = [JOURNAL_HEADER, UNIT_HEADER]
     return entry
 
 
+# A release may repeat what it was told; callers learn of the release that answered, and of nothing else.
+_UNTOLD: Json = {"response_headers_to_remove": [JOURNAL_HEADER, UNIT_HEADER]}
 _ACTION: Json = {"prefix_rewrite": "/", "timeout": "30s", "retry_policy": _POLICY}
 
 
@@ -135,6 +136,7 @@ def _apart(match: Json, model: str, release: str) -> Json:
     return {
         "match": match,
         "route": {**_ACTION, "cluster": apart_name(model, release)},
+        **_UNTOLD,
         "response_headers_to_add": [_header(RELEASE_HEADER, release)],
     }
 
@@ -217,7 +219,8 @@ def found(clusters: Mapping[str, Json], configuration: Json) -> dict[str, Found]
     """Return the table that clusters (by name) and a route configuration stand for, whoever wrote them.
 
     A cluster that is not one of the model's releases appears under its whole name, so that it is seen, and a
-    model whose clusters and entries are not just what would be written for it has the salt FOREIGN.
+    model whose clusters and entries are not just what would be written for it has the salt FOREIGN; all have
+    it when the rest of the configuration is not.
     """
     written: dict[str, list[Json]] = {}
     for host in configuration.get("virtual_hosts", []):
@@ -230,21 +233,31 @@ def found(clusters: Mapping[str, Json], configuration: Json) -> dict[str, Found]
     for name in sorted(clusters):
         owned.setdefault(split_name(name)[0], {})[name] = clusters[name]
     models = sorted({*written, *owned})
-    return {model: _read(model, written.get(model, []), owned.get(model, {})) for model in models}
+    read = {model: _read(model, written.get(model, []), owned.get(model, {})) for model in models}
+    if not fault(read) and routes(read) == configuration and made(read) == clusters:
+        return read
+    ours = {m for m in models if _is_ours(m, read[m], written.get(m, []), owned.get(m, {}))}
+    if len(ours) == len(models):
+        ours = set()  # what was edited belongs to no model: all are to be written anew
+    return {
+        m: r if m in ours else Found(r.weights, r.endpoints, r.mirror, salt=FOREIGN) for m, r in read.items()
+    }
+
+
+def _is_ours(model: str, read: Found, written: list[Json], owned: Mapping[str, Json]) -> bool:
+    table = {model: read}
+    return not fault(table) and entries(model, read) == written and made(table) == owned
 
 
 def _read(model: str, written: list[Json], owned: Mapping[str, Json]) -> Found:
     endpoints = {split_name(n)[1]: endpoints_of(c) for n, c in owned.items() if not is_apart(n)}
     weights, mirror = _shared_out(model, written)
-    foreign = Found(weights, endpoints, mirror, salt=FOREIGN)
     try:
         kept = written[-1]["metadata"]["filter_metadata"][ROUTES] if "metadata" in written[-1] else {}
         beside = msgspec.convert(kept, _Beside)
     except (msgspec.ValidationError, LookupError, TypeError):
-        return foreign
-    read = Found(weights, endpoints, mirror, beside.matches, beside.affinity, beside.salt, beside.journal)
-    same = not fault({model: read}) and entries(model, read) == written and made({model: read}) == owned
-    return read if same else foreign
+        beside = _Beside(salt=FOREIGN)
+    return Found(weights, endpoints, mirror, beside.matches, beside.affinity, beside.salt, beside.journal)
 
 
 def _shared_out(model: str, written: list[Json]) -> tuple[dict[str, int], dict[str, int]]:
