@@ -53,7 +53,7 @@ def text_of(path: Path) -> str:
 # ---------------------------------------------------------------- floors
 # From the top: an arrow goes to the same floor or a lower one. What is not named is on floor 2.
 FLOORS = {
-    **dict.fromkeys(("cli", "commands", "demo", "doctor", "planes", "selftest", "__main__"), 4),
+    **dict.fromkeys(("cli", "commands", "demo", "doctor", "planes", "selftest", "ui", "__main__"), 4),
     **dict.fromkeys(("wiring", "gating", "pages", "scored", "staging"), 3),
     **dict.fromkeys(("config", "report", "ports", "documents", "files"), 1),
     **dict.fromkeys(("core", "errors"), 0),

@@ -23,10 +23,11 @@ def demo(
     that ask about real flights. Takes a few minutes and asks nothing. Example: tidegate demo
     """
     from tidegate import wiring
-    from tidegate.commands.status import render, snapshot
     from tidegate.demo import story, summary
     from tidegate.demo.screen import Screen
     from tidegate.files import write_atomic
+    from tidegate.ui.seen import snapshot
+    from tidegate.ui.terminal import render
 
     checkout = wiring.find_checkout()
     folder = wiring.home(checkout).root / "demo"

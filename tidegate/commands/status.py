@@ -5,132 +5,102 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-
-def state_path(checkout: Path) -> Path:
-    """Return the file of the agents' state."""
-    from tidegate import wiring
-
-    return wiring.state_path(wiring.platform(checkout, "production"), wiring.home(checkout))
-
-
-def snapshot(checkout: Path, events: int = 8) -> dict[str, Any]:
-    """Return what every plane of this checkout's home does now, as JSON types."""
-    from tidegate import planes as running
-    from tidegate import wiring
-    from tidegate.adapters.sqlite import read_events, read_planes
-    from tidegate.agent.locks import agent_runs
-
-    where, state = wiring.home(checkout), state_path(checkout)
-    stored = read_planes(state)
-    planes = []
-    for name in running.names(checkout):
-        documents = stored.get(name, {})
-        planes.append(
-            {
-                "plane": name,
-                "url": "",
-                "commit": "",
-                "models": {},
-                "problems": [],
-                **documents.get("status", {}),
-                "agent": "running" if agent_runs(where.plane(name)) else "stopped",
-                "events": [
-                    {"at": e.at, "kind": e.kind, "model": e.model, "release": e.release, "text": e.text}
-                    for e in read_events(state, name, events)
-                ],
-            }
-        )
-    return {"home": str(where.root), "planes": planes}
-
-
-_COLOURS = {
-    "Healthy": "green",
-    "Verified": "green",
-    "Progressing": "cyan",
-    "Pending": "yellow",
-}
-_MARKS = {"PASS": "[green]✔[/]", "FAIL": "[red]✘[/]", "INCONCLUSIVE": "[yellow]…[/]", "ERROR": "[red]?[/]"}
-
-
-def render(found: dict[str, Any]) -> Any:
-    """Return the tree that `status` draws."""
-    from rich.console import Group
-    from rich.markup import escape
-    from rich.tree import Tree
-
-    trees = []
-    for plane in found["planes"]:
-        agent = (
-            "[green]agent runs[/]"
-            if plane["agent"] == "running"
-            else "[red]stopped[/] (start it: tidegate up)"
-        )
-        at = f" at {plane['commit'][:7]}" if plane["commit"] else ""
-        tree = Tree(f"[bold]{plane['plane']}[/] plane  {plane['url']}  {agent}{at}")
-        for model, environments in plane["models"].items():
-            branch = tree.add(f"[bold]{escape(model)}[/]")
-            for environment, line in environments.items():
-                _draw(branch, environment, line)
-        for problem in plane["problems"]:
-            tree.add(f"[red]problem[/] {escape(problem)}")
-        if plane["events"]:
-            recent = tree.add("[dim]lately[/]")
-            for event in plane["events"][-5:]:
-                clock = time.strftime("%H:%M:%S", time.localtime(event["at"]))
-                recent.add(f"[dim]{clock}[/] {escape(event['text'])}")
-        trees.append(tree)
-    return Group(*trees)
-
-
-def _draw(branch: Any, environment: str, line: dict[str, Any]) -> None:
-    from rich.markup import escape
-
-    colour = _COLOURS.get(line["phase"], "red" if line["release"] else "dim")
-    text = f"{environment:<11} {line['release'] or '–':<12}  [{colour}]{line['phase']}[/]"
-    if line["release"]:
-        text += f"  {line['weight']:>3}%"
-    if line["seen"] is not None:
-        text += f"  step {line['step'] + 1}  {line['seen']} requests"
-    if line["reason"]:
-        text += f"  [dim]{escape(line['reason'])}[/]"
-    node = branch.add(text)
-    for finding in line["findings"]:
-        note = " (dry run)" if finding.get("dry_run") else ""
-        node.add(
-            f"{_MARKS.get(finding['verdict'], '?')} {finding['name']}{note}: {escape(finding['reason'])}"
-        )
+PERIOD = 0.5  # seconds between two looks at what the agents stored
+PIPE_WIDTH = 400  # columns where there is no terminal: a line is a line
 
 
 def status(
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Follow it until Ctrl-C.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON; with --watch a line a change.")
+    ] = False,
 ) -> None:
     """Show what runs where: releases, rollout steps, weights, and each check with both numbers.
 
     Example: tidegate status --watch
     """
     from tidegate import wiring
+    from tidegate.ui.seen import snapshot
 
     checkout = wiring.find_checkout()
-    if as_json:
+    if watch:
+        _follow(checkout, as_json)
+    elif as_json:
         typer.echo(json.dumps(snapshot(checkout), indent=2))
-        return
+    else:
+        from tidegate.ui.terminal import render
+
+        _console().print(render(snapshot(checkout)))
+
+
+def _console() -> Any:
+    """Return a console; where there is no terminal nothing is cut to the width of one."""
     from rich.console import Console
 
-    if not watch:
-        Console().print(render(snapshot(checkout)))
+    return Console() if sys.stdout.isatty() else Console(width=PIPE_WIDTH)
+
+
+def _follow(checkout: Path, as_json: bool) -> None:
+    """Draw again and again; Ctrl-C is how it ends, so it is no error."""
+    try:
+        if as_json or not sys.stdout.isatty():
+            _print_changes(checkout, as_json)
+        else:
+            _redraw(checkout)
+    except KeyboardInterrupt:
         return
+    except BrokenPipeError:  # e.g. `| head`
+        sys.stderr.close()
+
+
+def _documents(checkout: Path) -> Iterator[dict[str, Any]]:
+    """Give what runs, again and again; what can't be read is a problem of the last one that could."""
+    from tidegate.errors import TidegateError
+    from tidegate.ui.seen import snapshot
+
+    found: dict[str, Any] = {"planes": []}
+    while True:
+        try:
+            found = snapshot(checkout)
+            yield found
+        except TidegateError as error:
+            yield {**found, "planes": [*found["planes"], {"plane": "this machine", "problems": [str(error)]}]}
+        time.sleep(PERIOD)
+
+
+def _print_changes(checkout: Path, as_json: bool) -> None:
+    """Print each change: a line of JSON, or the tree under the time of day."""
+    from tidegate.ui.terminal import render
+
+    console, last = _console(), None
+    for found in _documents(checkout):
+        news = {key: value for key, value in found.items() if key != "at"}
+        if news == last:
+            continue
+        last = news
+        if as_json:
+            typer.echo(json.dumps(found))
+        else:
+            console.rule(time.strftime("%H:%M:%S"), align="left")
+            console.print(render(found))
+        sys.stdout.flush()
+
+
+def _redraw(checkout: Path) -> None:
+    """Draw over the last picture on the terminal's other screen: nothing is cleared, so nothing flickers."""
     from rich.live import Live
 
-    with Live(render(snapshot(checkout)), refresh_per_second=4, screen=sys.stdout.isatty()) as live:
-        while True:
-            time.sleep(0.5)
-            live.update(render(snapshot(checkout)))
+    from tidegate.ui.terminal import Fitted, render
+
+    with Live(console=_console(), screen=True, auto_refresh=False) as live:
+        for found in _documents(checkout):
+            live.update(Fitted(render(found)), refresh=True)
 
 
 def register(app: typer.Typer) -> None:
