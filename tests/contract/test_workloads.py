@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import re
 import socket
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
 import pytest
 
 from tests.planes import Plane, eventually, plane_up, tiny_command, tiny_record, tiny_servers
+from tests.recorders import recorder
 from tidegate import planes
 from tidegate.adapters.supervisor import SupervisorWorkloads
+from tidegate.core.release import copy_of
 from tidegate.errors import PlatformError, ReleaseNotFound, Unreachable
+from tidegate.machine.placements import Placements
 from tidegate.machine.processes import is_free
 from tidegate.machine.supervisord import Supervisord
 from tidegate.ports import ReplicaState, Workloads
@@ -99,6 +105,31 @@ def test_releases_stand_side_by_side(subject: Subject) -> None:
     assert [found.release for found in subject.workloads.list()] == [TWO.id]
 
 
+def test_a_copy_stands_beside_its_release(subject: Subject) -> None:
+    """It has a name and endpoints of its own, is warmed and stopped by it, and the release goes on."""
+    workloads, copy = subject.workloads, copy_of(ONE.id)
+    workloads.start(ONE, 1)
+    workloads.start(ONE, 2, copy=True)
+    workloads.start(ONE, 2, copy=True)
+    eventually(lambda: _ready(workloads))
+    found = {each.release: each.endpoints for each in workloads.list()}
+    assert {release: len(endpoints) for release, endpoints in found.items()} == {ONE.id: 1, copy: 2}
+    assert not set(found[ONE.id]) & set(found[copy])
+    workloads.warm("toy", copy)
+    workloads.stop("toy", copy)
+    assert {each.release: each.endpoints for each in workloads.list()} == {ONE.id: found[ONE.id]}
+    with pytest.raises(Unreachable):
+        workloads.warm("toy", copy)
+
+
+def test_stopping_a_release_leaves_its_copy(subject: Subject) -> None:
+    """Neither's name is taken for the other's."""
+    subject.workloads.start(ONE, 1, copy=True)
+    subject.workloads.start(ONE, 1)
+    subject.workloads.stop("toy", ONE.id)
+    assert [found.release for found in subject.workloads.list()] == [copy_of(ONE.id)]
+
+
 def test_a_release_that_is_not_here_is_named(subject: Subject) -> None:
     """It fails for good, says what to do, and leaves nothing behind."""
     with pytest.raises(ReleaseNotFound) as error:
@@ -166,6 +197,63 @@ def test_another_number_of_replicas_is_followed(real: SupervisorWorkloads) -> No
     assert _endpoints(real) == [(first,)]
     assert process.is_running()
     assert is_free(int(second.rsplit(":", 1)[1]))
+
+
+def test_a_copy_survives_a_new_supervisor(plane: Plane, real: SupervisorWorkloads) -> None:
+    """What is a copy is stored with it, and its number of replicas can change like any other's."""
+    real.start(ONE, 1)
+    real.start(ONE, 1, copy=True)
+    eventually(lambda: _ready(real))
+    before = _endpoints(real)
+    again = plane.workloads()
+    assert [found.release for found in again.list()] == [ONE.id, copy_of(ONE.id)]
+    again.start(ONE, 2, copy=True)
+    eventually(lambda: _ready(again))
+    assert [len(endpoints) for endpoints in _endpoints(again)] == [1, 2]
+    assert _endpoints(again)[1][:1] == before[1]
+
+
+def test_a_replica_learns_where_to_write_its_answers(plane: Plane, real: SupervisorWorkloads) -> None:
+    """The folder is in its environment and is there, for the owner alone; a copy has the same."""
+    real.start(ONE, 1)
+    real.start(ONE, 1, copy=True)
+    eventually(lambda: _ready(real))
+    folder = plane.layout.folder / "answers"
+    assert folder.is_dir()
+    assert folder.stat().st_mode & 0o077 == 0
+    for found in real.list():
+        port = int(found.endpoints[0].rsplit(":", 1)[1])
+        assert _process(port).environ()["TIDEGATE_ANSWERS"] == str(folder)
+
+
+def test_a_placement_of_an_older_version_is_read(plane: Plane, real: SupervisorWorkloads) -> None:
+    """A release that was started before there were copies is still known, and can be stopped."""
+    real.start(ONE, 1)
+    path = plane.layout.folder / "workloads" / f"toy.{ONE.id}.conf"
+    head, _, body = path.read_text().partition("\n")
+    assert set(json.loads(head.removeprefix("; tidegate "))) == {"record", "ports", "sha256"}
+    written = json.loads(head.removeprefix("; tidegate "))
+    older = "".join(re.sub(r'TIDEGATE_ANSWERS="[^"]*",', "", line) for line in body.splitlines(keepends=True))
+    assert older != body
+    written["sha256"] = hashlib.sha256(older.encode()).hexdigest()
+    path.write_text(f"; tidegate {json.dumps(written)}\n{older}")
+    assert [found.release for found in plane.workloads().list()] == [ONE.id]
+
+
+def test_warm_up_says_what_it_is(plane: Plane, real: SupervisorWorkloads) -> None:
+    """Each row carries the header by which a service knows not to count it."""
+    real.start(ONE, 1)
+    eventually(lambda: _ready(real))
+    with recorder("seen") as seen:
+        (found,) = real.list()
+        placed = Placements(plane.layout.folder)
+        (known,) = placed.read().values()
+        port = int(seen.endpoint.rsplit(":", 1)[1])
+        moved = replace(known, ports=(port,))
+        placed.write(moved, tiny_command)
+        real.warm("toy", found.release)
+        placed.write(known, tiny_command)
+    assert [(r.path, r.headers["x-tidegate-warm"]) for r in seen.received] == [("/predict", "1")] * 2
 
 
 def test_a_replica_that_exits_fails_with_its_last_words(plane: Plane, real: SupervisorWorkloads) -> None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from tidegate.ports import Replica, ReplicaState, Workload
 PROBE_TIMEOUT = 0.25  # seconds
 PATIENT_PROBES = 4  # a ready replica too busy to answer fewer probes than this in a row is still ready
 log = logging.getLogger(__name__)
+_WARM_UP = {"content-type": "application/json", "x-tidegate-warm": "1"}  # the service counts none of these
 _READY, _BUSY = "ready", "no answer in time"
 Rows = Callable[[str], Sequence[Mapping[str, Any]]]
 
@@ -57,29 +59,31 @@ class SupervisorWorkloads:
     def start(self, record: ReleaseRecord, replicas: int, copy: bool = False) -> None:
         """Start a release; of one that was started, only what has stopped, given up or is wanted besides.
 
-        With another number of replicas than before, the first ones go on as they are.
+        With another number of replicas than before, the first ones go on as they are. A `copy` runs beside
+        the release itself, on its own ports and under its own name (`copy_of`); the service can't tell.
 
         Raises ReleaseNotFound, Unreachable (no supervisord).
         """
         with self._lock():
             known = self._supervisord.processes()
             placed = self._placements.read()
-            found = placed.get((record.model, record.id))
+            taken = {port for other in placed.values() for port in other.ports}
+            wanted = Placed(record, (), copy)
+            found = placed.get((record.model, wanted.release))
             if found is None:
                 # Without its file, what supervisord still runs of it sits on ports that nobody knows.
-                self._end([name for name in known if name.startswith(f"{record.model}.{record.id}.")])
-                taken = {port for other in placed.values() for port in other.ports}
-                found = Placed(record, processes.free_ports(replicas, taken))
+                self._end([name for name in known if name.startswith(f"{wanted.name}.")])
+                found = replace(wanted, ports=processes.free_ports(replicas, taken))
                 self._placements.write(found, self._command)
                 known = self._supervisord.processes()
             elif len(found.ports) != replicas:
-                found = self._resize(found, replicas, {p for other in placed.values() for p in other.ports})
+                found = self._resize(found, replicas, taken)
             self._ensure(found, known)
 
     def _resize(self, found: Placed, replicas: int, taken: Collection[int]) -> Placed:
         # The file first: after a crash, what it no longer names is ended by the next look.
         more = processes.free_ports(max(1, replicas - len(found.ports)), taken)
-        resized = Placed(found.record, (*found.ports, *more)[:replicas])
+        resized = replace(found, ports=(*found.ports, *more)[:replicas])
         self._placements.write(resized, self._command)
         self._end(found.programs[replicas:])
         return resized
@@ -112,7 +116,7 @@ class SupervisorWorkloads:
                 if replica.state is ReplicaState.FAILED and known.get(name) and self._lost(name, port):
                     replica = Replica(replica.endpoint, ReplicaState.FAILED, self._move(found, name, port))
                 replicas.append(replica)
-            result.append(Workload(found.record.model, found.record.id, tuple(replicas)))
+            result.append(Workload(found.record.model, found.release, tuple(replicas)))
         return result
 
     def warm(self, model: str, release: str) -> None:
@@ -125,7 +129,7 @@ class SupervisorWorkloads:
             connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
             try:
                 for row in rows:
-                    connection.request("POST", "/predict", row, {"content-type": "application/json"})
+                    connection.request("POST", "/predict", row, _WARM_UP)
                     answer = connection.getresponse()
                     answer.read()
                     if answer.status != 200:
@@ -183,14 +187,14 @@ class SupervisorWorkloads:
             if not mine:
                 return "its port is taken; it will be moved"
             placed = self._placements.read()
-            now = placed.get((found.record.model, found.record.id))
+            now = placed.get((found.record.model, found.release))
             if now != found:
                 return "was changed meanwhile"
             taken = {p for other in placed.values() for p in other.ports}
             new = processes.free_ports(1, taken)[0]
             ports = tuple(new if p == port else p for p in found.ports)
             self._end([name])
-            self._placements.write(Placed(found.record, ports), self._command)
+            self._placements.write(replace(found, ports=ports), self._command)
             self._supervisord.add(name)
         return f"port {port} was taken by {processes.listener(port) or 'another program'}; moved to {new}"
 

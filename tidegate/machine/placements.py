@@ -1,8 +1,8 @@
 """Which releases were started on a plane, and on which ports: one file each, read by supervisord too.
 
 `workloads/<model>.<release>.conf` is supervisord's configuration and the adapter's memory at once, so
-that the two can't disagree: the first line holds record, ports and a digest of the rest. A file that is
-not whole (edited, half-written) counts as none.
+that the two can't disagree: the first line holds record, ports, whether it is a copy, and a digest of the
+rest. A file that is not whole (edited, half-written) counts as none.
 """
 
 from __future__ import annotations
@@ -15,27 +15,34 @@ from pathlib import Path
 
 import msgspec
 
-from tidegate.core.release import ReleaseRecord
+from tidegate.core.release import ReleaseRecord, copy_of
 from tidegate.errors import PlatformError
 from tidegate.files import write_atomic
 from tidegate.machine.supervisord import program
 
 Command = Callable[[ReleaseRecord, int], tuple[Sequence[str], Mapping[str, str]]]
+ANSWERS = "TIDEGATE_ANSWERS"  # names a replica's folder for its answers to journaled requests
 STOP_GRACE = 15  # seconds that the requests in flight have
 _HEAD = "; tidegate "
 
 
 @dataclass(frozen=True)
 class Placed:
-    """A started release: its record and the port of each replica."""
+    """A started release: its record, the port of each replica, and whether it is a fresh copy beside it."""
 
     record: ReleaseRecord
     ports: tuple[int, ...]
+    copy: bool = False
+
+    @property
+    def release(self) -> str:
+        """What it is called among releases."""
+        return copy_of(self.record.id) if self.copy else self.record.id
 
     @property
     def name(self) -> str:
         """What files and programs are called by."""
-        return f"{self.record.model}.{self.record.id}"
+        return f"{self.record.model}.{self.release}"
 
     @property
     def programs(self) -> tuple[str, ...]:
@@ -54,6 +61,11 @@ class Placements:
         """Return where a program's output goes."""
         return self._folder / "logs" / f"{name}.log"
 
+    @property
+    def answers(self) -> Path:
+        """Return where replicas write down their answers to journaled requests."""
+        return self._folder / "answers"
+
     def mark(self, program_name: str) -> dict[str, str]:
         """Return what a replica's environment carries, so that it can be found without its supervisor."""
         return {"TIDEGATE_WORKLOAD": f"{self._folder}:{program_name}"}
@@ -64,7 +76,7 @@ class Placements:
         for path in sorted(self._files.glob("*.conf")):
             placed = _parse(path)
             if placed is not None and path.stem == placed.name:
-                found[placed.record.model, placed.record.id] = placed
+                found[placed.record.model, placed.release] = placed
         return found
 
     def write(self, placed: Placed, command: Command) -> None:
@@ -78,7 +90,7 @@ class Placements:
                     name,
                     words,
                     log=self.log(name),
-                    environment={**environment, **self.mark(name)},
+                    environment={**environment, ANSWERS: str(self.answers), **self.mark(name)},
                     # A replica needs seconds to load before it can fail: whoever exits within 20 s is
                     # retried with a growing pause instead of at once.
                     startsecs=20,
@@ -88,8 +100,11 @@ class Placements:
             )
         body = "\n".join(sections)
         head = {"record": msgspec.to_builtins(placed.record), "ports": placed.ports, "sha256": _digest(body)}
+        if placed.copy:
+            head["copy"] = True
         try:
             self.log("x").parent.mkdir(parents=True, exist_ok=True)
+            self.answers.mkdir(mode=0o700, exist_ok=True)
             write_atomic(self._path(placed.name), f"{_HEAD}{json.dumps(head)}\n{body}")
         except OSError as error:
             raise PlatformError(
@@ -121,6 +136,7 @@ def _parse(path: Path) -> Placed | None:
         value = json.loads(head.removeprefix(_HEAD))
         if value["sha256"] != _digest(body):
             return None
-        return Placed(msgspec.convert(value["record"], ReleaseRecord), tuple(value["ports"]))
+        record = msgspec.convert(value["record"], ReleaseRecord)
+        return Placed(record, tuple(value["ports"]), value.get("copy", False) is True)
     except (OSError, ValueError, KeyError, TypeError):
         return None
