@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
@@ -67,6 +68,8 @@ N = TypeVar("N", bound=tuple[int, ...])
 
 def _added(mine: Mapping[str, N], new: Mapping[str, N]) -> dict[str, N]:
     """Return the sums by name; of rows of different lengths, the newer one."""
+    if not new:
+        return dict(mine)
     result = dict(mine)
     for name, row in new.items():
         old = result.get(name)
@@ -80,12 +83,14 @@ class Window:
     """The counts of one look. `share` is the candidate's part of both arms' requests, as configured.
 
     In a look during which the weight changed, pass the larger of the two shares: a request that went to
-    the candidate is then never counted as more than its share.
+    the candidate is then never counted as more than its share. `exact` is False in such a look, and for
+    mirrored requests: nobody can say then whether the router's split is right.
     """
 
     candidate: Counts
     stable: Counts
     share: float
+    exact: bool = True
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
@@ -142,15 +147,17 @@ def _per_bucket(cumulative: Sequence[tuple[float, int]]) -> Buckets:
 
 def slower(buckets: Buckets, limit: float) -> tuple[int, int, int]:
     """Return (answers, surely slower than `limit`, possibly slower)."""
-    answers = certain = possible = 0
-    lower = 0.0
-    edge = limit * (1 - 1e-9)
-    for upper, count in buckets:
-        answers += count
-        certain += count if lower >= edge else 0
-        possible += count if upper * (1 - 1e-9) > limit else 0
-        lower = upper
-    return answers, certain, possible
+    edge, over = limit * (1 - 1e-9), limit * (1 + 1e-9)
+    answers = sum([count for _, count in buckets])
+    first = bisect_left(buckets, (edge,))  # buckets before it end below the limit
+    tail = buckets[first:]
+    if tail and tail[0][0] <= over:  # its upper bound is the limit
+        tail = tail[1:]
+        certain = sum([count for _, count in tail])
+        return answers, certain, certain
+    possible = sum([count for _, count in tail])
+    lower = buckets[first - 1][0] if first else 0.0
+    return answers, possible - (tail[0][1] if tail and lower < edge else 0), possible
 
 
 def counts_to_dict(counts: Counts) -> dict[str, Any]:
