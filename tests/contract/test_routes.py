@@ -14,11 +14,12 @@ from typing import Any
 
 import pytest
 
-from tests.planes import Plane, eventually, plane_up
+from tests.planes import Plane, eventually, plane_up, tiny_servers
 from tests.recorders import Release, recorder
 from tidegate import planes
 from tidegate.core.plan import Key, Match
 from tidegate.files import write_atomic
+from tidegate.machine import unix_http
 from tidegate.machine.processes import free_ports
 from tidegate.ports import Counters, Route
 
@@ -150,6 +151,17 @@ def test_a_dead_mirror_fails_nobody_and_is_charged(room: Room) -> None:
     answers = room.ask([{}] * 40)
     assert {(a.status, a.release) for a in answers} == {(200, A)}
     eventually(lambda: (room.counted(B).requests, room.counted(B).errors) == (40, 40))
+
+
+def test_a_copy_is_not_tried_again(room: Room) -> None:
+    """Unlike a caller's request, a copy whose replica was just killed is an error: it has one try."""
+    with tiny_servers() as servers:
+        replicas = servers.start(B, 2)
+        room.serve(Route({A: 100, B: 0}, {A: room.a.at, B: replicas}, mirror={B: 100}))
+        servers.kill(replicas[0])
+        room.ask([{}] * 20)
+        eventually(lambda: room.counted(B).requests == 20)
+        assert room.counted(B).errors > 0
 
 
 def test_a_mirror_that_hangs_holds_nobody_up(room: Room) -> None:
@@ -326,11 +338,15 @@ def test_what_fails_is_journaled_with_its_status(room: Room) -> None:
 
 
 def test_a_retried_request_is_journaled_and_counted_once(room: Room) -> None:
-    """With one of two replicas dead each request is one line, one count and one 200."""
-    dead = f"127.0.0.1:{free_ports(1)[0]}"
-    room.serve(Route({A: 100}, {A: (dead, *room.a.at)}, journal=True))
-    assert {a.status for a in room.ask([_id(n, "again") for n in range(20)])} == {200}
-    assert len(_journaled(room, "again", 20)) == 20
+    """With one of two replicas just killed each request is one line, one count and one 200."""
+    with tiny_servers() as servers:
+        replicas = servers.start(A, 2)
+        room.serve(Route({A: 100}, {A: replicas}, journal=True))
+        servers.kill(replicas[0])
+        assert {a.status for a in room.ask([_id(n, "again") for n in range(20)])} == {200}
+        assert len(_journaled(room, "again", 20)) == 20
+    stats = unix_http.get(room.plane.layout.admin, "/stats?filter=one.*retry_success$").decode()
+    assert int(stats.rsplit(":", 1)[1]) > 0
     assert (room.counted(A).requests, room.counted(A).errors) == (20, 0)
 
 
