@@ -15,11 +15,12 @@ are computed, and what to answer. Example:
 
 BentoML stays the service: its life cycle, `/livez`, `/readyz`, `/metrics` and packaging. `POST /predict` is
 answered in front of its middlewares, which cost more than the model itself; so are `POST /features`, by which
-a gate sees what the model saw, and `GET /openapi.json`, what both promise. A service without
-`feature_names` has no `/features`.
+a gate sees what the model saw, `GET /openapi.json`, what both promise, and `GET /measures`, what was counted.
+A service without `feature_names` has no `/features`. `score` and `decision`, where a class has them, name
+the fields of an answer by which a rollout compares releases: `score, decision = "probability", "late"`.
 
-Imports only what a Bento brings along, and nothing else of this package but `description`, `files` and
-`request`.
+Imports only what a Bento brings along, and nothing else of this package but `answered`,
+`description`, `files`, `measuring` and `request`.
 """
 
 from __future__ import annotations
@@ -31,7 +32,6 @@ import logging
 import math
 import os
 import re
-import sys
 import time
 import uuid
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -44,7 +44,7 @@ import numpy.typing as npt
 import onnxruntime
 from _bentoml_sdk import Service  # type: ignore[import-untyped] # `service_class=` has no public base
 
-from tidegate import description
+from tidegate import answered, description, measuring
 from tidegate.files import digest_folder
 from tidegate.request import Invalid, decode
 
@@ -56,6 +56,7 @@ Answer = Callable[[Any], dict[str, Any]]  # a checked request → what to answer
 DESCRIBED = ("/openapi.json", "/docs.json")  # the second is what BentoML's page reads
 MAX_BODY = 64 * 1024
 REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
+_HEADERS = frozenset({b"x-request-id", measuring.WARM, answered.JOURNALED})
 MANIFEST = "artifact.json"  # beside model/ in a Bento: {"model", "version", "digest"}
 
 log = logging.getLogger("tidegate.serving")
@@ -163,7 +164,12 @@ class Predictions:
         if self._names:
             self._answers[description.FEATURES] = self._features
         self._described = b""
-        self._count: Callable[[int, float], None] = lambda status, seconds: None
+        inner = service.inner
+        self._measuring = measuring.Measuring(
+            service.name, getattr(inner, "score", ""), getattr(inner, "decision", "")
+        )
+        self._journal = answered.Journal.of_environment()
+        self._given: dict[str, Any] = {}  # the model's latest answer, empty when it gave none
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] in self._answers:
@@ -172,11 +178,18 @@ class Predictions:
             await self._describe(scope, send)
         elif scope["type"] == "lifespan":
             await self._live(scope, receive, send)
+        elif scope["type"] == "http" and scope["path"] == measuring.PATH and scope["method"] == "GET":
+            await _send(send, self._measuring.document())
+        elif scope["type"] == "http" and scope["path"] == "/metrics" and scope["method"] == "GET":
+            await self._rest(scope, receive, measuring.appending(send, self._measuring.text))
         else:
             await self._rest(scope, receive, send)
 
     async def _live(self, scope: Message, receive: Receive, send: Send) -> None:
-        """Let BentoML start, then warm up; a model that can't answer its own examples never starts."""
+        """Let BentoML start, then warm up; a model that can't answer its own examples never starts.
+
+        At the end the last answers are written down, when no request is in flight any more.
+        """
 
         async def after_start(message: Message) -> None:
             if message["type"] == "lifespan.startup.complete":
@@ -185,6 +198,8 @@ class Predictions:
                 except Exception as error:
                     log.exception("warm-up failed")
                     message = {"type": "lifespan.startup.failed", "message": f"warm-up failed: {error}"}
+            elif message["type"].startswith("lifespan.shutdown") and self._journal:
+                self._journal.close()
             await send(message)
 
         await self._rest(scope, receive, after_start)
@@ -195,7 +210,7 @@ class Predictions:
             raise RuntimeError("the model's examples.json is empty: nothing to warm up with")
         for row in examples:
             self._rehearse(self._encode(row))
-        self._count = _counters(self._service.name)
+        self._measuring.watch(self._service.instance)
         gc.collect()
         gc.freeze()  # what is loaded by now stays: later collections need not walk over it
         _trim()
@@ -215,8 +230,9 @@ class Predictions:
 
     async def _answer(self, scope: Message, receive: Receive, send: Send) -> None:
         start = time.perf_counter()
-        answer = self._answers[scope["path"]]
-        given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
+        answer, predicting = self._answers[scope["path"]], scope["path"] == description.PREDICT
+        told = {name: value for name, value in scope["headers"] if name in _HEADERS}
+        given = told.get(b"x-request-id", b"")
         request_id = given.decode("ascii") if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         headers = [(b"content-type", b"application/json"), (b"x-request-id", request_id.encode())]
         try:
@@ -228,27 +244,39 @@ class Predictions:
             if body is None:
                 return  # the caller has gone
             status, content = self._respond(answer, body, request_id)
+            if predicting:
+                self._measure(status, told, request_id, start)
         headers.append((b"content-length", str(len(content)).encode()))
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": content})
-        if answer == self._predict:
-            self._count(status, time.perf_counter() - start)
+        if predicting:
+            self._measuring.timed(status, time.perf_counter() - start)
+
+    def _measure(self, status: int, told: dict[bytes, bytes], request_id: str, start: float) -> None:
+        """Count the prediction just made, before another one can begin, and write it down if asked to."""
+        answer, self._given = self._given if status == 200 else {}, {}
+        if measuring.WARM in told:
+            return
+        if status == 200:
+            self._measuring.count(answer)
+        if self._journal and answered.JOURNALED in told:
+            elapsed = 1000 * (time.perf_counter() - start)
+            self._journal.note(self._measuring, request_id, status, elapsed, answer)
 
     async def _describe(self, scope: Message, send: Send) -> None:
         """Answer the OpenAPI document, made at the first request for it."""
         self._described = self._described or json.dumps(describe(self._service)).encode()
-        length = str(len(self._described)).encode()
-        headers = [(b"content-type", b"application/json"), (b"content-length", length)]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        body = b"" if scope["method"] == "HEAD" else self._described
-        await send({"type": "http.response.body", "body": body})
+        await _send(send, self._described, head=scope["method"] == "HEAD")
 
     def _predict(self, request: Any) -> dict[str, Any]:
         """Return the model's answer; raises ArithmeticError for a number that is none."""
+        self._given = {}
+        self._measuring.begin()
         answer: dict[str, Any] = self._service.instance.predict(request)
         for name, value in answer.items():
             if type(value) is float and not math.isfinite(value):
                 raise ArithmeticError(f"the model's {name} is {value}")  # JSON would say null
+        self._given = answer
         return answer
 
     def _features(self, request: Any) -> dict[str, Any]:
@@ -276,6 +304,13 @@ class Predictions:
         return text.encode()  # ASCII: a refused name may hold what UTF-8 can't
 
 
+async def _send(send: Send, body: bytes, *, head: bool = False) -> None:
+    """Answer 200 with a document of JSON; of a HEAD only its headers."""
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": b"" if head else body})
+
+
 async def _read(scope: Message, receive: Receive) -> bytes | None:
     """Return the whole body, or None if the caller went away; raises Invalid (405, 413)."""
     if scope["method"] != "POST":
@@ -298,29 +333,3 @@ def _trim() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
     if trim is not None:
         trim(0)
-
-
-def _counters(name: str) -> Callable[[int, float], None]:
-    """Return a function that counts one answer in BentoML's `/metrics`.
-
-    BentoML's own `bentoml_service_request_*` count what its middlewares see: not the predictions.
-    """
-    from bentoml import metrics  # here, not above: prometheus_client reads the environment at import
-
-    requests = metrics.Counter("tidegate_predictions_total", "Predictions by status", ["service", "status"])
-    seconds = metrics.Histogram(
-        "tidegate_prediction_seconds",
-        "Seconds inside the service for one prediction",
-        ["service"],
-        buckets=[0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0],
-    ).labels(name)
-    by_status: dict[int, Any] = {}
-
-    def count(status: int, elapsed: float) -> None:
-        counter = by_status.get(status)
-        if counter is None:
-            counter = by_status[status] = requests.labels(name, sys.intern(str(status)))
-        counter.inc()
-        seconds.observe(elapsed)
-
-    return count

@@ -21,6 +21,7 @@ class FlightDelay:
     """Answers `POST /predict` and `POST /features`."""
 
     request, response = Flight, Delay
+    score, decision = "probability", "late"
     feature_names = features.FEATURES
 
     def __init__(self) -> None:

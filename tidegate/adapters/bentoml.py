@@ -28,8 +28,10 @@ from tidegate.files import digest_folder, write_atomic
 SERVING_PACKAGES = ("bentoml", "httptools", "msgspec", "numpy", "onnxruntime", "uvicorn", "uvloop")
 SHELL = (
     "__init__.py",
+    "answered.py",
     "description.py",
     "files.py",
+    "measuring.py",
     "request.py",
     "serve.py",
     "serving.py",
