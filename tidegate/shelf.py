@@ -67,22 +67,28 @@ def _fetch(origin: Origin, ref: str) -> str | None:
     return plumbing.resolve(origin.checkout, ref)
 
 
+def listed(origin: Origin) -> dict[tuple[str, str], str]:
+    """Return (model, name) → commit of every page on the remote. Raises Unreachable."""
+    found = {}
+    for line in plumbing.git(origin.checkout, "ls-remote", origin.remote, f"{ROOT}/*").splitlines():
+        commit, _, ref = line.partition("\t")
+        model, _, name = ref.removeprefix(f"{ROOT}/").partition("/")
+        found[(model, name)] = commit
+    return found
+
+
 def find(origin: Origin, name: str) -> tuple[str, str]:
     """Return the model and the commit of a release's page, or of a branch's. Raises NoData, Unreachable."""
-    listed = plumbing.git(origin.checkout, "ls-remote", origin.remote, f"{ROOT}/*").splitlines()
-    known = {}
-    for line in listed:
-        commit, _, ref = line.partition("\t")
-        model, _, rest = ref.removeprefix(f"{ROOT}/").partition("/")
-        known[rest] = (model, commit, ref)
+    known = {rest: (model, commit, rest) for (model, rest), commit in listed(origin).items()}
     found = known.get(name) or known.get(f"branch/{name}")
     if found is None:
         raise NoData(
             f"there is no page of `{name}` on {origin.remote}",
             "Name a release (`tidegate history`) that was promoted with a report.",
         )
-    _fetch(origin, found[2])
-    return found[0], found[1]
+    model, commit, rest = found
+    _fetch(origin, f"{ROOT}/{model}/{rest}")
+    return model, commit
 
 
 def drawn(origin: Origin, commit: str, name: str) -> str:
