@@ -1,22 +1,42 @@
-"""A/B tests: planned size, always-valid difference, and when one is over. Pure."""
+"""A/B tests: planned size, always-valid difference, and when one is over. Pure.
+
+An A/B test has one alpha: `INTERVAL` of it for the difference, the rest for the sample ratio. Its stage's
+checks have an alpha of their own (core.strategies), so that a rollout has one in all.
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
+from statistics import NormalDist
 from typing import Any
 
+from tidegate.core import difference
+from tidegate.core.counts import Tally
+from tidegate.core.evidence import log_sum_exp
 from tidegate.core.plan import AbTest
 from tidegate.core.verdict import Verdict
+
+INTERVAL = 0.8  # of the alpha goes to the difference, the rest to the sample ratio
+# What looking at any time costs beyond a test at a fixed size: units for the same power. Measured by
+# bench/experiments.py: between 1.45 (alpha 0.4%) and 1.6 (alpha 4%) times as many.
+INFLATION = 1.6
+_RATIO_PRIORS = (10.0, 100.0, 1_000.0, 10_000.0)  # how close to the planned split a broken one is expected
+_NORMAL = NormalDist()
 
 
 @dataclass(frozen=True)
 class Arms:
-    """What both arms counted: (units whose outcome is known, those where it was 1), and units assigned."""
+    """What both arms counted: (units whose outcome is known, those where it was 1), and units assigned.
 
-    candidate: tuple[int, int]
-    stable: tuple[int, int]
+    `crossed` are units of either arm that saw the other one too.
+    """
+
+    candidate: Tally
+    stable: Tally
     candidate_units: int
     stable_units: int
+    crossed: int = 0
 
 
 @dataclass(frozen=True)
@@ -32,6 +52,199 @@ class Decision:
     finding: dict[str, Any] = field(default_factory=dict)
 
 
+# ---------------------------------------------------------------- planning
+@dataclass(frozen=True)
+class Size:
+    """Units whose outcome must be known, by arm."""
+
+    candidate: int
+    stable: int
+
+    @property
+    def total(self) -> int:
+        """Units of both arms."""
+        return self.candidate + self.stable
+
+
+def planned(spec: AbTest, alpha: float) -> Size:
+    """Return the size that finds `minimumEffect` with `power`, whichever look it is found at.
+
+    Two proportions, two-sided, unequal arms (Fleiss, Levin, Paik, "Statistical Methods for Rates and
+    Proportions", 3rd ed. 2003, eq. 4.14 and 4.19, without continuity correction), times `INFLATION`. Of
+    the rates one effect above and one below the baseline, the one that needs more units.
+    """
+    share, base, effect = spec.split / 100, float(spec.baseline), float(spec.minimum_effect)
+    level = _NORMAL.inv_cdf(1 - INTERVAL * alpha / 2)
+    power = _NORMAL.inv_cdf(spec.power)
+    most = 0.0
+    for rate in (base + effect, base - effect):
+        if not 0 < rate < 1:
+            continue
+        mean = share * rate + (1 - share) * base
+        null = math.sqrt(mean * (1 - mean) * (1 / share + 1 / (1 - share)))
+        other = math.sqrt(rate * (1 - rate) / share + base * (1 - base) / (1 - share))
+        most = max(most, ((level * null + power * other) / effect) ** 2)
+    most = (most or 1 / (share * (1 - share))) * INFLATION
+    return Size(math.ceil(share * most), math.ceil((1 - share) * most))
+
+
+# ---------------------------------------------------------------- sample ratio
+def ratio_log_evidence(candidate: int, stable: int, share: float) -> float:
+    """Return the log evidence that units are not assigned by `share`; valid at any look.
+
+    A mixture of beta-binomials about the share against it (Lindon, Malek, "Anytime-valid inference for
+    multinomial count data", 2020).
+    """
+    null = candidate * math.log(share) + stable * math.log1p(-share)
+    terms = []
+    for prior in _RATIO_PRIORS:
+        a, b = prior * share, prior * (1 - share)
+        terms.append(_log_beta(a + candidate, b + stable) - _log_beta(a, b) - null)
+    return log_sum_exp(terms) - math.log(len(terms))
+
+
+def _log_beta(a: float, b: float) -> float:
+    return math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)
+
+
+# ---------------------------------------------------------------- deciding
 def decide(spec: AbTest, arms: Arms, alpha: float, elapsed: float) -> Decision:
-    """Return PASS (the candidate is better), FAIL (worse, or the split is broken), else INCONCLUSIVE."""
-    raise NotImplementedError
+    """Return PASS (the candidate is better), FAIL (worse, or the split is broken), else INCONCLUSIVE.
+
+    `alpha` bounds the chance that any of it is said wrongly, ever; `elapsed` are seconds since it began.
+    """
+    view = _View(spec, arms, alpha, elapsed)
+    ratio = ratio_log_evidence(arms.candidate_units, arms.stable_units, spec.split / 100)
+    if ratio >= math.log(view.ratio_threshold):
+        return view.decided(Verdict.FAIL, view.broken(ratio), ratio)
+    if view.log_evidence >= math.log(view.threshold) and view.better is not None:
+        verdict = Verdict.PASS if view.better else Verdict.FAIL
+        word = "better" if view.better else "worse"
+        reason = (
+            f"{word} than stable, {view.seen}: evidence {_number(view.log_evidence)} ≥ {view.threshold:g}"
+        )
+        return view.decided(verdict, reason, ratio)
+    return view.undecided(ratio)
+
+
+class _View:
+    """One look at an A/B test: its numbers, and the words for them."""
+
+    def __init__(self, spec: AbTest, arms: Arms, alpha: float, elapsed: float) -> None:
+        self.spec, self.arms, self.elapsed = spec, arms, elapsed
+        self.threshold, self.ratio_threshold = 1 / (INTERVAL * alpha), 1 / ((1 - INTERVAL) * alpha)
+        pair = difference.Pair(arms.candidate, arms.stable, spec.split / 100, float(spec.minimum_effect))
+        self.estimate = pair.estimate
+        self.log_evidence = difference.log_evidence(pair)
+        self.low, self.high = difference.interval(pair, INTERVAL * alpha)
+        self.size = planned(spec, alpha)
+        good = self.estimate if spec.better == "higher" else -self.estimate
+        self.better = None if good == 0 else good > 0
+
+    @property
+    def seen(self) -> str:
+        """Both rates, the difference and its interval."""
+        (n, k), (m, j) = self.arms.candidate, self.arms.stable
+        if not n or not m:
+            return f"{self.spec.outcome} is known of {n} of its units and {m} of stable's"
+        rates = f"{self.spec.outcome} {_percent(k / n)} ({k}/{n}) against {_percent(j / m)} ({j}/{m})"
+        return f"{rates}, {_points(self.estimate)} (from {_points(self.low)} to {_points(self.high)})"
+
+    def broken(self, ratio: float) -> str:
+        """Say that the split is not what was asked for."""
+        mine, theirs = self.arms.candidate_units, self.arms.stable_units
+        return (
+            f"sample ratio mismatch: {mine} of {mine + theirs} units ({_percent(mine / (mine + theirs))}) "
+            f"instead of {self.spec.split}%: evidence {_number(ratio)} ≥ {self.ratio_threshold:g}; "
+            "its outcomes can't be trusted"
+        )
+
+    def decided(self, verdict: Verdict, reason: str, ratio: float) -> Decision:
+        """Return what was proven."""
+        return Decision(verdict, reason, finding=self.finding(verdict, reason, ratio))
+
+    def undecided(self, ratio: float) -> Decision:
+        """Return how much more it takes, or that it is over."""
+        (n, _), (m, _) = self.arms.candidate, self.arms.stable
+        proof = f"{self.seen}: evidence {_number(self.log_evidence)} < {self.threshold:g}"
+        full = n >= self.size.candidate and m >= self.size.stable
+        late = self.elapsed >= self.spec.horizon
+        if full or late:
+            text = f"its planned {self.size.total} units" if full else f"its horizon of {_time(self.elapsed)}"
+            reason = f"over after {text}, nothing is proven; {proof}"
+        elif not self.arms.candidate_units + self.arms.stable_units:
+            reason = "no unit was assigned yet: does the request carry its header or cookie?"
+        else:
+            reason = f"{proof}; {self._more()}"
+        found = self.finding(Verdict.INCONCLUSIVE, reason, ratio)
+        return Decision(Verdict.INCONCLUSIVE, reason, full or late, found)
+
+    def _more(self) -> str:
+        (n, _), (m, _) = self.arms.candidate, self.arms.stable
+        left = max(0, self.size.candidate - n) + max(0, self.size.stable - m)
+        text = f"{left} more of {self.size.total} units at most"
+        rest = max(0.0, self.spec.horizon - self.elapsed)
+        if n and m and self.elapsed > 0:
+            needed = max((self.size.candidate - n) / n, (self.size.stable - m) / m) * self.elapsed
+            return f"{text}, about {_time(min(needed, rest))}" + (" (its horizon)" if needed > rest else "")
+        return f"{text}, {_time(rest)} to its horizon"
+
+    def finding(self, verdict: Verdict, reason: str, ratio: float) -> dict[str, Any]:
+        """Return what is shown, as JSON types."""
+        arms, worse = self.arms, self.better is False
+        known = arms.candidate[0] and arms.stable[0]
+        against = worse and self.log_evidence >= math.log(3)
+        return {
+            "name": self.spec.outcome,
+            "verdict": str(verdict),
+            "observed": self.estimate if known else None,
+            "limit": 0.0,
+            "observed_text": _points(self.estimate) if known else "–",
+            "limit_text": f"0 ({self.spec.better} is better)",
+            "log_evidence": self.log_evidence,
+            "evidence": math.exp(min(self.log_evidence, 690.0)),
+            "threshold": self.threshold,
+            "bound": self.low if self.spec.better == "higher" else self.high,
+            "reason": reason,
+            "trials": arms.candidate[0] + arms.stable[0],
+            "dry_run": False,
+            "applicable": True,
+            "blocking": True,
+            "against": against,
+            "interval": [self.low, self.high],
+            "units": {
+                "candidate": arms.candidate_units,
+                "stable": arms.stable_units,
+                "crossed": arms.crossed,
+            },
+            "known": {"candidate": list(arms.candidate), "stable": list(arms.stable)},
+            "planned": {"candidate": self.size.candidate, "stable": self.size.stable},
+            "sample_ratio": {
+                "expected": self.spec.split / 100,
+                "log_evidence": ratio,
+                "threshold": self.ratio_threshold,
+            },
+        }
+
+
+# ---------------------------------------------------------------- words
+def _percent(value: float) -> str:
+    return f"{100 * value:.3g}%"
+
+
+def _points(value: float) -> str:
+    return f"{100 * value:+.2f} points"
+
+
+def _number(log: float) -> str:
+    if log < math.log(9999):
+        return f"{math.exp(log):.2g}" if log < math.log(99) else f"{math.exp(log):.0f}"
+    power = math.floor(log / math.log(10))
+    return f"{math.exp(log - power * math.log(10)):.1f}e{power}"
+
+
+def _time(seconds: float) -> str:
+    for size, unit in ((86400.0, "d"), (3600.0, "h"), (60.0, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"

@@ -3,7 +3,8 @@
 A request is journaled as it is answered (an `Assignment`), and its outcome arrives later by its id (an
 `Outcome`). A unit (a user; the request itself where there is none) belongs to the release that it first saw,
 whatever it sees later: what it did is due to having been sent there (intention to treat). Its first outcome
-counts and no other. With a window, a unit without an outcome counts as 0 once the window is over.
+counts and no other. With a window, each unit counts once its window is over, as 0 if nothing came: counted
+at once, those with a 1 would come to be known before those with a 0, and a test be asked of a biased lot.
 """
 
 from __future__ import annotations
@@ -104,7 +105,7 @@ def named(plan: Plan) -> dict[str, tuple[str, bool]]:
 
 
 def due(first: float, window: float | None, now: float) -> bool:
-    """Tell whether a unit first seen at `first` counts as 0 now if nothing came of it."""
+    """Tell whether the window of a unit first seen at `first` is over."""
     return window is not None and now > first + window + GRACE
 
 
@@ -116,10 +117,11 @@ def join(
 ) -> dict[str, Tallies]:
     """Return release → its tallies, by what came to be known, in the order in which it did.
 
-    `windows` names the outcomes that are asked for, each with the seconds after which a missing one counts
-    as 0 (None: never). An outcome of a request that is not known yet waits for it. One that came later than
-    the window is late and changes nothing, as does a second one of a unit. A request id seen twice is one
-    request. Requests without a unit take no part, unless `by_request` makes each a unit of its own.
+    `windows` names the outcomes that are asked for, each with the seconds after which a unit counts, as 0
+    if nothing came (None: it counts as its outcome comes). An outcome of a request that is not known yet
+    waits for it. One that came later than the window is late and changes nothing, as does a second one of
+    a unit. A request id seen twice is one request. Requests without a unit take no part, unless
+    `by_request` makes each a unit of its own.
     """
     joined = _Joined(windows, by_request)
     for event in events:
@@ -166,7 +168,9 @@ class _Joined:
             old = found.get(seen.release, Tallies(outcomes=dict.fromkeys(self._windows, (0, 0))))
             rows = dict(old.outcomes)
             for name, window in self._windows.items():
-                value = self._known.get((unit, name), 0 if due(seen.at, window, now) else None)
+                value = self._known.get((unit, name))
+                if window is not None:
+                    value = (value or 0) if due(seen.at, window, now) else None
                 if value is not None:
                     trials, ones = rows[name]
                     rows[name] = (trials + 1, ones + value)

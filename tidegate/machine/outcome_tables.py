@@ -44,9 +44,9 @@ CREATE TABLE IF NOT EXISTS units (
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS answers (
   experiment INTEGER NOT NULL, name TEXT NOT NULL, unit TEXT NOT NULL, release TEXT NOT NULL,
-  at REAL NOT NULL, value INTEGER, PRIMARY KEY (experiment, name, unit)
+  at REAL NOT NULL, value INTEGER, counted INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (experiment, name, unit)
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS answers_open ON answers (experiment, name, at) WHERE value IS NULL;
+CREATE INDEX IF NOT EXISTS answers_open ON answers (experiment, name, at) WHERE counted = 0;
 CREATE TABLE IF NOT EXISTS tallies (
   experiment INTEGER NOT NULL, release TEXT NOT NULL, name TEXT NOT NULL, trials INTEGER NOT NULL,
   events INTEGER NOT NULL, PRIMARY KEY (experiment, release, name)
@@ -142,7 +142,7 @@ class Join:
             self._add(release, UNITS, (1, 0))
             for name in self._spec.windows:
                 self._ask(
-                    "INSERT INTO answers VALUES (?, ?, ?, ?, ?, NULL)",
+                    "INSERT INTO answers VALUES (?, ?, ?, ?, ?, NULL, 0)",
                     (self._number, name, unit, release, at),
                 )
         else:
@@ -165,31 +165,32 @@ class Join:
         window = self._spec.windows[name]
         oldest = -1e18 if window is None else received - window - GRACE
         row = self._ask(
-            "UPDATE answers SET value = ? WHERE experiment = ? AND name = ? AND unit = ? AND value IS NULL "
-            "AND at >= ? RETURNING release",
-            (value, self._number, name, unit, oldest),
+            "UPDATE answers SET value = ?, counted = ? WHERE experiment = ? AND name = ? AND unit = ? "
+            "AND value IS NULL AND counted = 0 AND at >= ? RETURNING release",
+            (value, int(window is None), self._number, name, unit, oldest),
         ).fetchone()
-        if row:
+        if row and window is None:
             self._add(row[0], outcome_key(name), (1, value))
 
     def _expire(self, now: float) -> None:
+        """Count the units whose window is over."""
         for name, window in self._spec.windows.items():
             if window is None:
                 continue
             over = (self._number, name, now - window - GRACE)
             counted = self._ask(
-                "SELECT release, count(*) FROM answers "
-                "WHERE experiment = ? AND name = ? AND value IS NULL AND at < ? GROUP BY release",
+                "SELECT release, count(*), sum(coalesce(value, 0)) FROM answers "
+                "WHERE experiment = ? AND name = ? AND counted = 0 AND at < ? GROUP BY release",
                 over,
             ).fetchall()
             if counted:
                 self._ask(
-                    "UPDATE answers SET value = 0 "
-                    "WHERE experiment = ? AND name = ? AND value IS NULL AND at < ?",
+                    "UPDATE answers SET counted = 1 "
+                    "WHERE experiment = ? AND name = ? AND counted = 0 AND at < ?",
                     over,
                 )
-            for release, units in counted:
-                self._add(release, outcome_key(name), (units, 0))
+            for release, units, ones in counted:
+                self._add(release, outcome_key(name), (units, ones))
 
     def _add(self, release: str, name: str, more: Tally) -> None:
         row = self._tallies.setdefault((release, name), [0, 0])
