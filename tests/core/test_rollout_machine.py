@@ -201,12 +201,12 @@ class Plane(RuleBasedStateMachine):
         rolling = world.rollout if world.state.rollout and world.rollout.phase is Phase.ROLLING_BACK else None
         for _ in range(8):
             self.look()
-        if rolling is not None:
+        if rolling is not None and world.state.rollout is not None:
             assert world.rollout.phase is not Phase.ROLLING_BACK or world.rollout.started > rolling.started
         for _ in range(120):
             self.look()
         made = decide(world.state, world.want, world.seen, world.now)
-        if world.rollout.phase not in (Phase.VERIFIED, Phase.PROGRESSING):
+        if world.state.rollout is None or world.rollout.phase not in (Phase.VERIFIED, Phase.PROGRESSING):
             assert made.state == world.state
             assert not made.actions
         if world.production and world.production not in world.rejected:

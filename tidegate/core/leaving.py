@@ -81,7 +81,8 @@ def finish_rollback(
     state: ModelState, rollout: Rollout, plan: Plan, want: Want, seen: Seen, now: float, notes: list[Note]
 ) -> Rollout:
     """RolledBack once the router reports weight 0 and Git says so too."""
-    at_zero = seen.weights is not None and not seen.weights.get(rollout.release)
+    served = {**(seen.weights or {}), **seen.mirror}.get(rollout.release)
+    at_zero = seen.weights is not None and not served
     if at_zero and rollout.entered is None:
         notes.append(Note("weight-zero", rollout.release, f"{rollout.release} has weight 0", {"weight": 0}))
         rollout = replace(rollout, entered=now)

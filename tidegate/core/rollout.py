@@ -1,5 +1,8 @@
 """A rollout's decisions: from what is remembered, wanted and seen to what is remembered next and done.
 
+                   Paused
+                     ▲│
+                     │▼
     Pending ──► Progressing ──► Verified ──► Healthy
        │             │             │
        └─────────────┴──────┬──────┘
@@ -7,7 +10,7 @@
                       RollingBack ──► RolledBack
 
 Here: what Git says, what settles, and what to do about it. `looking` takes a rollout from Pending to
-Verified, `leaving` takes it back.
+Verified, `leaving` takes it back, and `asking` does what a person says.
 """
 
 from __future__ import annotations
@@ -16,10 +19,11 @@ from dataclasses import dataclass
 
 import msgspec
 
+from tidegate.core.advancing import enter, enter_before
 from tidegate.core.leaving import finish_rollback, held_back, request_rollback, wants
-from tidegate.core.looking import enter, look, prepare
+from tidegate.core.looking import look, prepare
 from tidegate.core.plan import Plan
-from tidegate.core.release import is_new
+from tidegate.core.release import is_new, original
 from tidegate.core.state import (
     ACTIVE,
     SERVED,
@@ -68,6 +72,8 @@ def decide(state: ModelState, want: Want, seen: Seen, now: float) -> Decision:
     rollout = state.rollout
     if rollout is not None:
         plan = _plan(want, rollout)
+        if rollout.phase in ACTIVE:
+            rollout = _known_arms(rollout, want, notes)
         if rollout.phase is Phase.PENDING:
             rollout = prepare(rollout, plan, seen, now, notes)
         elif rollout.phase in ACTIVE:
@@ -165,22 +171,42 @@ def _begin(
     state: ModelState, target: Target, active: Rollout | None, now: float, notes: list[Note]
 ) -> ModelState:
     """Start a rollout; a canary that is promoted keeps its weight, any other one makes way."""
-    release = str(target.release)
-    planned = legs(target.plan, target.environment, state.stable)
-    arms = tuple(Arm(arm) for arm in arms_of(planned, state.stable) if arm not in (release, state.stable))
-    rollout = Rollout(target.environment, release, state.stable, Phase.PENDING, now, arms=arms, began=now)
+    release, promoted = str(target.release), _goes_on(active, target)
+    carried = promoted.weight if promoted else 0
+    planned = legs(target.plan, target.environment, state.stable, carried)
+    named = [arm for arm in arms_of(planned, state.stable) if arm not in (release, state.stable)]
+    arms = tuple(Arm(arm) for arm in named)
+    rollout = Rollout(target.environment, release, state.stable, Phase.PENDING, now, step=-1, arms=arms)
     notes.append(Note("started", release, f"rollout of {release} to {target.environment} begins"))
-    if active and active.release == release and active.phase is not Phase.PENDING:
-        step = next((i for i, leg in enumerate(planned) if leg.weight >= active.weight), len(planned) - 1)
-        if arms or planned[step].manual:  # there is something to start, or somebody to ask, before it
-            rollout = replace(rollout, weight=active.weight)
-        else:
-            rollout = replace(rollout, phase=Phase.PROGRESSING, weight=active.weight, step=step)
-            rollout = enter(rollout, planned, step, notes, least=active.weight)
+    if promoted:
+        kept = {"weight": carried, "carried": carried, "traffic": promoted.traffic}
+        rollout = replace(rollout, phase=Phase.PROGRESSING, **kept)
+        # There may be something to start, or somebody to ask, before the first step.
+        before = bool(arms) or planned[0].manual
+        rollout = enter_before(rollout, planned, notes) if before else enter(rollout, planned, 0, notes)
     elif active and active.release != release:
         state = _retire_release(state, active.release, now)
     retiring = {r: t for r, t in state.retiring.items() if r != release}
     return replace(state, rollout=rollout, retiring=retiring)
+
+
+def _goes_on(active: Rollout | None, target: Target) -> Rollout | None:
+    """Return the canary that a promotion takes further, if it has begun to be served."""
+    same = active is not None and active.release == target.release and active.phase is not Phase.PENDING
+    return active if same else None
+
+
+def _known_arms(rollout: Rollout, want: Want, notes: list[Note]) -> Rollout:
+    """Take the weight of arms that Git does not know, or that were rejected meanwhile."""
+    arms = []
+    for arm in rollout.arms:
+        release = original(arm.release)
+        gone = "was rejected" if release in want.rejected else "has no record in Git"
+        if not arm.out and (release in want.rejected or release not in want.known):
+            notes.append(Note("arm-out", arm.release, f"{arm.release} takes no part: it {gone}"))
+            arm = replace(arm, out=f"it {gone}", weight=0)
+        arms.append(arm)
+    return rollout if tuple(arms) == rollout.arms else replace(rollout, arms=tuple(arms))
 
 
 # ---------------------------------------------------------------- settling
@@ -228,7 +254,9 @@ def _retire(state: ModelState, seen: Seen, now: float) -> tuple[ModelState, tupl
     for release in seen.workloads or {}:
         if release in keep or now < retiring.get(release, 0.0):
             continue
-        if seen.weights is None or seen.weights.get(release) or seen.active.get(release):
+        if seen.weights is None or seen.weights.get(release) or seen.mirror.get(release):
+            continue
+        if seen.active.get(release):
             continue
         stops.append(Stop(release))
     gone = [r for r, t in retiring.items() if now >= t and r not in (seen.workloads or {})]

@@ -84,11 +84,13 @@ class Rollout(msgspec.Struct, frozen=True):
     """One release on its way into one environment.
 
     `stable` is where traffic goes back to (None: nowhere, a first release). `weight` is the percent
-    that the candidate is meant to have; `entered` when the router confirmed this step's weight.
-    `marks` are the counters at the last look, by release; `seen` the candidate's requests since the step
-    was entered. `step` counts the legs of all strategies (core.strategies). `paused` says who paused it,
-    `approved` and `resumed` how many legs a person has let through. `experiment` is what an A/B test or a
-    bandit remembers. Times are seconds since the epoch.
+    that the candidate is meant to have, `carried` what a promotion brought along: no step goes below it.
+    `entered` is when the router confirmed this step's weight. `marks` are the counters at the last look, by
+    release, and `measured` the names (of checks) whose counts are in them; `seen` the candidate's requests
+    since the step was entered. `step` counts the legs of all strategies (core.strategies), from -1: before
+    the first. `paused` says who paused it, `approved` and `resumed` how many legs a person has let through,
+    `asked` which question was told last. `experiment` is what an A/B test or a bandit remembers. Times are
+    seconds since the epoch; `held` are seconds that don't count against `progressDeadline`.
     """
 
     environment: str
@@ -116,7 +118,10 @@ class Rollout(msgspec.Struct, frozen=True):
     approved: int = 0
     resumed: int = 0
     experiment: dict[str, Any] = {}
-    began: float = 0.0  # never moved, as `started` is: it names the recording
+    held: float = 0.0
+    carried: int = 0
+    asked: int = 0
+    measured: tuple[str, ...] = ()
 
     @property
     def compared_with(self) -> str | None:
@@ -265,7 +270,7 @@ def weights(state: ModelState, present: Collection[str], alive: Collection[str])
 def traffic(state: ModelState, alive: Collection[str]) -> tuple[str, Traffic]:
     """Return what the router should do beside the weights now: (for which release, how)."""
     rollout = state.rollout
-    if rollout and rollout.phase in SERVED and rollout.release in alive:
+    if rollout and rollout.phase in ACTIVE and rollout.release in alive:
         return rollout.release, rollout.traffic
     return "", Traffic()
 

@@ -1,6 +1,7 @@
 """Every strategy, as the legs that a rollout travels: one list of weights, mirrors, pauses and gates. Pure.
 
-The machine that moves a rollout (`looking`) knows legs only; what differs between strategies is made here.
+The machine that moves a rollout (`looking`, `advancing`) knows legs only; what differs between strategies
+is made here.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ import msgspec
 
 from tidegate.core.plan import Pause, Plan
 from tidegate.core.release import copy_of, original
-from tidegate.core.state import Traffic
+from tidegate.core.state import Rollout, Traffic
 
-SPLITS = ("abTest", "bandit")  # what holds its leg until an experiment, not a step, is decided
+# Metrics that compare a candidate with stable, and so mean nothing to a first release.
+_COMPARING = frozenset({"prediction-drift", "sample-ratio", "disagreement", "score-difference"})
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,8 @@ class Leg:
     """One stretch of a rollout: what the candidate gets there, and what must happen before the next.
 
     `weight` is its percent of the requests, `mirror` the percent copied to it, `copy` the percent that a
-    fresh copy of stable gets beside it. `plan` is that of its strategy, with the alpha of its `stage`.
+    fresh copy of stable gets beside it. `plan` is that of its strategy, with the alpha of its `stage`. An
+    `experiment` decides by itself when its leg is over.
     """
 
     stage: int
@@ -32,40 +35,50 @@ class Leg:
     copy: int = 0
     pause: Pause = Pause()
     manual: bool = False
-
-    @property
-    def experiment(self) -> bool:
-        """True when an experiment decides when this leg is over."""
-        return self.plan.strategy in SPLITS
+    experiment: bool = False
 
     @property
     def journal(self) -> bool:
         """True when requests are written down one by one: to join outcomes, or both answers of a pair."""
-        return self.experiment or self.mirror > 0
+        outcomes = self.weight > 0 and any(check.metric == "outcome" for check in self.plan.checks)
+        return self.experiment or self.mirror > 0 or outcomes
 
 
-def legs(plan: Plan, environment: str, stable: str | None) -> tuple[Leg, ...]:
+def legs(plan: Plan, environment: str, stable: str | None, carried: int = 0) -> tuple[Leg, ...]:
     """Return the legs that a rollout travels; at least one.
 
-    Outside the canary a rollout ends at 100. Without a stable release there is nothing to split with or
-    to compare to: one leg of 100, under the first one's pause. One alpha is shared by all stages.
+    Outside the canary a rollout ends at 100. A promoted canary brings the weight that it has, `carried`:
+    it is mirrored at that weight, and steps below it are left out; only an experiment splits as it says.
+    Without a stable release there is nothing to split with or to compare to: one leg of 100, under the
+    first one's pause. One alpha is shared by all stages.
     """
     stages = [_shared(stage, plan) for stage in plan.stages]
     made = [leg for number, stage in enumerate(stages) for leg in _LEGS[stage.strategy](number, stage)]
     number, last = len(stages) - 1, stages[-1]
     if stable is None:
-        return (Leg(number, last, 100, pause=made[0].pause if made else Pause()),)
+        pause = msgspec.structs.replace(made[0].pause, indefinite=False) if made else Pause()
+        return (Leg(number, _alone(last), 100, pause=pause),)
     if not made or (environment != "canary" and made[-1].weight < 100):
-        manual = last.strategy == "blueGreen" and not last.auto_promotion
-        made.append(Leg(number, last, 100, manual=manual))
-    return tuple(made)
+        made.append(Leg(number, last, 100, manual=_switch(last)))
+    return tuple(_carry(leg, carried) for leg in made if _reached(leg, carried)) or (made[-1],)
 
 
-def leg_at(planned: tuple[Leg, ...], step: int) -> Leg:
-    """Return the leg of a step; before the first (it waits for an approval) one without any traffic."""
-    if step < 0:
-        return replace(planned[0], weight=0, mirror=0, copy=0, pause=Pause(), manual=False)
-    return planned[min(step, len(planned) - 1)]
+def legs_of(rollout: Rollout, plan: Plan) -> tuple[Leg, ...]:
+    """Return the legs that this rollout travels."""
+    return legs(plan, rollout.environment, rollout.stable, rollout.carried)
+
+
+def leg_at(planned: tuple[Leg, ...], rollout: Rollout) -> Leg:
+    """Return the leg that a rollout is on; before the first one it has what it brought along, no more."""
+    if rollout.step < 0:
+        first = planned[0]
+        return Leg(first.stage, first.plan, rollout.carried)
+    return planned[min(rollout.step, len(planned) - 1)]
+
+
+def following(planned: tuple[Leg, ...], rollout: Rollout) -> Leg | None:
+    """Return the leg after the one that a rollout is on; None after the last."""
+    return planned[rollout.step + 1] if rollout.step + 1 < len(planned) else None
 
 
 def arms_of(planned: tuple[Leg, ...], stable: str | None) -> tuple[str, ...]:
@@ -85,15 +98,37 @@ def arm_weight(leg: Leg, release: str) -> int:
 
 def traffic_of(leg: Leg) -> Traffic:
     """Return what the router does on a leg beside the weights."""
-    unit = leg.plan.ab_test.unit if leg.plan.ab_test else leg.plan.session_affinity
+    tested = leg.plan.ab_test if leg.experiment else None
+    unit = tested.unit if tested else leg.plan.session_affinity
     return Traffic(leg.mirror, leg.plan.match, unit, leg.journal)
 
 
+# ---------------------------------------------------------------- all strategies
 def _shared(stage: Plan, plan: Plan) -> Plan:
+    """Give a stage its part of the rollout's alpha; an A/B test's checks and its outcome share that."""
+    parts = len(plan.stages) * (2 if stage.strategy == "abTest" and stage.checks else 1)
+    return msgspec.structs.replace(stage, alpha=plan.alpha / parts) if parts > 1 else stage
 
-    return msgspec.structs.replace(stage, alpha=plan.alpha / len(plan.stages)) if plan.sequence else stage
+
+def _alone(plan: Plan) -> Plan:
+    """Return a plan for a release that nothing runs beside: without the checks that compare."""
+    return msgspec.structs.replace(plan, checks=tuple(c for c in plan.checks if c.metric not in _COMPARING))
 
 
+def _reached(leg: Leg, carried: int) -> bool:
+    return leg.weight >= carried or leg.mirror > 0 or leg.experiment
+
+
+def _carry(leg: Leg, carried: int) -> Leg:
+    return leg if leg.experiment or leg.weight >= carried else replace(leg, weight=carried)
+
+
+def _switch(plan: Plan) -> bool:
+    """Tell whether the last step to 100 waits for a person."""
+    return plan.strategy == "blueGreen" and not plan.auto_promotion
+
+
+# ---------------------------------------------------------------- one by one
 def _canary(number: int, plan: Plan) -> list[Leg]:
     if plan.step_weight is not None:
         top = plan.max_weight or 100
@@ -117,7 +152,10 @@ def _copy(plan: Plan, weight: int) -> int:
 
 
 def _blue_green(number: int, plan: Plan) -> list[Leg]:
-    return _shadow(number, plan) + _canary(number, plan)
+    shifted = _canary(number, plan)
+    return _shadow(number, plan) + [
+        replace(leg, manual=leg.manual or (leg.weight == 100 and _switch(plan))) for leg in shifted
+    ]
 
 
 def _shadow(number: int, plan: Plan) -> list[Leg]:
@@ -128,12 +166,13 @@ def _shadow(number: int, plan: Plan) -> list[Leg]:
 
 def _ab_test(number: int, plan: Plan) -> list[Leg]:
     assert plan.ab_test
-    return [Leg(number, plan, plan.ab_test.split, pause=plan.pause or Pause())]
+    return [Leg(number, plan, plan.ab_test.split, pause=plan.pause or Pause(), experiment=True)]
 
 
 def _bandit(number: int, plan: Plan) -> list[Leg]:
     assert plan.bandit
-    return [Leg(number, plan, 100 // (2 + len(plan.bandit.arms)), pause=plan.pause or Pause())]
+    even = 100 // (2 + len(plan.bandit.arms))
+    return [Leg(number, plan, even, pause=plan.pause or Pause(), experiment=True)]
 
 
 _LEGS: dict[str, Callable[[int, Plan], list[Leg]]] = {
