@@ -125,7 +125,7 @@ def test_an_answer_that_is_not_whole_is_unreachable(monkeypatch: pytest.MonkeyPa
         Route({A: 100}, {A: ("127.0.0.1:1",)}, mirror={B: 50}),
         Route({A: 100}, {A: ("127.0.0.1:1",)}, mirror={A: 0}),
         Route({A: 100}, {A: ("127.0.0.1:1",)}, matches=((Match(header="x-try"), B),)),
-        Route({A: 100}, {A: ("127.0.0.1:1",)}, affinity=Key(header="x user")),
+        Route({A: 100}, {A: ("127.0.0.1:1",)}, affinity=Key(header="x-user"), salt="a b"),
     ],
 )
 def test_an_impossible_table_is_refused_and_changes_nothing(subject: Subject, route: Route) -> None:

@@ -32,7 +32,7 @@ def _tuple(endpoints: list[str]) -> tuple[str, ...]:
     return tuple(endpoints)
 
 
-VALUES = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=6)
+VALUES = st.text(st.characters(min_codepoint=32, max_codepoint=126, exclude_characters=";"), max_size=6)
 MATCHES = st.builds(Match, header=st.just("X-Try"), value=VALUES) | st.builds(
     Match, cookie=st.sampled_from(["try", "a.b", "$x"]), value=VALUES
 )
@@ -167,13 +167,6 @@ def test_a_name_that_no_path_can_have_is_a_fault(model: str) -> None:
         (Route(mirror={B: 101}), "101%"),
         (Route(mirror={"gone": 5}), "gone"),
         (Route(matches=((Match(header="x-try"), "gone"),)), "gone"),
-        (Route(matches=((Match(header="x try"), B),)), "x try"),
-        (Route(matches=((Match(header=":path"), B),)), ":path"),
-        (Route(matches=((Match(header="x-try", value="a\nb"), B),)), "printable"),
-        (Route(matches=((Match(cookie="a;b"), B),)), "a;b"),
-        (Route(matches=((Match(header="X-Tidegate-Release"), B),)), "own"),
-        (Route(affinity=Key(header="x-tidegate-unit")), "own"),
-        (Route(affinity=Key(header="a)%")), "a)%"),
         (Route(affinity=Key(header="x-user"), salt="a|b"), "salt"),
         (Route(affinity=Key(header="x-user"), salt=routes.FOREIGN), "salt"),
     ],
@@ -181,6 +174,29 @@ def test_a_name_that_no_path_can_have_is_a_fault(model: str) -> None:
 def test_what_envoy_would_refuse_or_misread_is_a_fault(beside: Route, said: str) -> None:
     """A mirror, match, affinity or salt that can't be kept is named before it reaches the router."""
     assert said in xds.fault({"toy": replace(beside, weights={A: 100}, endpoints=AT)})
+
+
+@pytest.mark.parametrize(
+    ("named", "said"),
+    [
+        ({"header": "x try"}, "x try"),
+        ({"header": ":path"}, ":path"),
+        ({"header": "a)%"}, "a)%"),
+        ({"header": "x-try", "value": "a\nb"}, "printable"),
+        ({"cookie": "a;b"}, "a;b"),
+        ({"cookie": "a", "value": "b; c=d"}, "printable"),
+        ({"header": "X-Tidegate-Release"}, "own"),
+        ({"header": "a", "cookie": "b"}, "either"),
+        ({}, "either"),
+    ],
+)
+def test_a_key_that_no_router_could_look_for_is_no_key(named: dict[str, str], said: str) -> None:
+    """What can't be a header or cookie is refused where it is written, long before it could block a table."""
+    with pytest.raises(ValueError, match=re.escape(said)):
+        Match(**named)
+    if "value" not in named:
+        with pytest.raises(ValueError, match=re.escape(said)):
+            Key(**named)
 
 
 def test_the_version_is_the_contents() -> None:

@@ -41,6 +41,7 @@ class EnvoyRouter:
         self._folder = folder
         self._admin = admin
         self._patience = patience
+        self._known: tuple[tuple[bytes, bytes], RouteTable] | None = None  # what was read last, and how
 
     def prepare(self) -> None:
         """Write the files of an empty table where there are none, so that Envoy can start."""
@@ -53,12 +54,16 @@ class EnvoyRouter:
 
     def read(self) -> RouteTable:
         """Return the table that Envoy reports; raises Unreachable."""
-        served = self._served()
-        read = routing.found(_typeless(served.clusters), _untyped(served.routes))
-        return {
-            model: Route(r.weights, r.endpoints, r.mirror, r.matches, r.affinity, r.salt, r.journal)
-            for model, r in read.items()
-        }
+        bodies = self._bodies()
+        if self._known is None or self._known[0] != bodies:
+            served = _served(*bodies)
+            read = routing.found(_typeless(served.clusters), _untyped(served.routes))
+            table = {
+                model: Route(r.weights, r.endpoints, r.mirror, r.matches, r.affinity, r.salt, r.journal)
+                for model, r in read.items()
+            }
+            self._known = bodies, table
+        return dict(self._known[1])
 
     def apply(self, table: RouteTable) -> None:
         """Serve `table`. Raises Refused for an impossible table, Unreachable without confirmation.
@@ -128,21 +133,26 @@ class EnvoyRouter:
         )
 
     def _served(self) -> _Served:
-        clusters: dict[str, xds.Json] = {}
-        faults = []
-        for item in self._dump("dynamic_active_clusters"):
-            clusters[item["cluster"]["name"]] = item["cluster"]
-        routes: xds.Json = {}
-        for item in self._dump("dynamic_route_configs"):
-            faults.append(item.get("error_state", {}).get("details", ""))
-            if item.get("route_config", {}).get("name") == routing.ROUTES:
-                routes = item["route_config"]
-        return _Served(clusters, routes, "; ".join(f for f in faults if f))
+        return _served(*self._bodies())
 
-    def _dump(self, resource: str) -> list[Any]:
-        body = unix_http.get(self._admin, f"/config_dump?resource={resource}")
-        found: list[Any] = _parsed(body).get("configs", [])
-        return found
+    def _bodies(self) -> tuple[bytes, bytes]:
+        return self._dump("dynamic_active_clusters"), self._dump("dynamic_route_configs")
+
+    def _dump(self, resource: str) -> bytes:
+        return unix_http.get(self._admin, f"/config_dump?resource={resource}")
+
+
+def _served(clusters_dump: bytes, routes_dump: bytes) -> _Served:
+    clusters: dict[str, xds.Json] = {}
+    faults = []
+    for item in _parsed(clusters_dump).get("configs", []):
+        clusters[item["cluster"]["name"]] = item["cluster"]
+    routes: xds.Json = {}
+    for item in _parsed(routes_dump).get("configs", []):
+        faults.append(item.get("error_state", {}).get("details", ""))
+        if item.get("route_config", {}).get("name") == routing.ROUTES:
+            routes = item["route_config"]
+    return _Served(clusters, routes, "; ".join(f for f in faults if f))
 
 
 def _parsed(body: bytes) -> dict[str, Any]:

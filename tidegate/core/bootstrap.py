@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from tidegate.core.keys import OWN_HEADERS
 from tidegate.core.routes import JOURNAL_HEADER, ROUTES, UNIT_HEADER
-from tidegate.core.xds import BUCKETS, OWN_HEADERS, Json
+from tidegate.core.xds import BUCKETS, Json
 
 _TYPES = "type.googleapis.com/envoy.extensions"
 

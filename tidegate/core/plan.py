@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from tidegate.core.keys import key_fault
+
 
 class Seconds(float):
     """A duration; written `30s`, `5m`, `2h` or `1d`."""
@@ -80,8 +82,8 @@ class Key(_Spec, frozen=True):
     cookie: Annotated[str, _doc("The cookie that holds it.")] = ""
 
     def __post_init__(self) -> None:
-        if bool(self.header) == bool(self.cookie):
-            raise ValueError("name either a header or a cookie")
+        if fault := key_fault(self.header, self.cookie):
+            raise ValueError(fault)
 
 
 class Match(_Spec, frozen=True):
@@ -95,8 +97,8 @@ class Match(_Spec, frozen=True):
     value: Annotated[str, _doc("What it must say; empty: anything.")] = ""
 
     def __post_init__(self) -> None:
-        if bool(self.header) == bool(self.cookie):
-            raise ValueError("name either a header or a cookie")
+        if fault := key_fault(self.header, self.cookie, self.value):
+            raise ValueError(fault)
 
 
 class AbTest(_Spec, frozen=True):

@@ -73,9 +73,6 @@ class Split(Protocol):
 
 
 # ---------------------------------------------------------------- what can be asked for
-_HEADER_NAME = re.compile(r"[A-Za-z0-9_-]+")
-_COOKIE_NAME = re.compile(r"[A-Za-z0-9!#$&'*+.^_`|~-]+")
-_VALUE = re.compile(r"[ -~]*")
 _SALT = re.compile(r"[A-Za-z0-9._-]*")
 
 
@@ -102,19 +99,9 @@ def _fault_beside(route: Split) -> str:
             return f"{percent}% of the requests can't be mirrored to {release}; 1 to 100 can"
         if not route.endpoints.get(release):
             return f"requests are mirrored to {release}, which has no endpoint"
-    for match, release in route.matches:
+    for _, release in route.matches:
         if not route.endpoints.get(release):
             return f"a match leads to {release}, which has no endpoint"
-        if not _VALUE.fullmatch(match.value):
-            return f"a match's value may hold printable ASCII only, not {match.value!r}"
-    keys = [match for match, _ in route.matches] + ([route.affinity] if route.affinity else [])
-    for key in keys:
-        if key.cookie and not _COOKIE_NAME.fullmatch(key.cookie):
-            return f"`{key.cookie}` can't be a cookie's name"
-        if key.header and not _HEADER_NAME.fullmatch(key.header):
-            return f"`{key.header}` can't be a header's name"
-        if key.header.lower().startswith(OWN_HEADERS):
-            return f"the header {key.header} is Tidegate's own: a caller's is taken away"
     return "" if _SALT.fullmatch(route.salt) else f"`{route.salt}` can't be a salt: take letters and digits"
 
 
@@ -135,7 +122,6 @@ def needs_unit(route: Split) -> bool:
 
 
 # ---------------------------------------------------------------- names
-OWN_HEADERS = "x-tidegate-"  # a caller's own headers of this prefix are removed by the listener
 _APART = "|apart"
 
 
