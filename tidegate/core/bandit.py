@@ -165,7 +165,7 @@ def decide(
             lead = f"{fewest} of {spec.min_rewards} rewards of the arm that has fewest"
         reason = f"{'over at its horizon, ' if over else ''}{lead}: {spec.reward} of {rates}"
     finding = _finding(spec, rewards, chances, candidate, verdict, reason, weights or {})
-    return Decision(verdict, reason, over, finding)
+    return Decision(verdict, reason, over, finding, fewest == 0)
 
 
 def _rate(arm: Tally) -> str:

@@ -43,13 +43,14 @@ class Arms:
 class Decision:
     """What an experiment says now; `over` when its horizon or its size is reached without evidence.
 
-    `finding` is what a person is shown, with the keys of analysis.CheckResult.as_dict and more.
+    `quiet` when there is an arm of which no outcome is known at all. `finding` is what a person is shown, with the keys of analysis.CheckResult.as_dict and more.
     """
 
     verdict: Verdict
     reason: str
     over: bool = False
     finding: dict[str, Any] = field(default_factory=dict)
+    quiet: bool = False
 
 
 # ---------------------------------------------------------------- planning
@@ -177,7 +178,7 @@ class _View:
         else:
             reason = f"{proof}; {self._more()}"
         found = self.finding(Verdict.INCONCLUSIVE, reason, ratio)
-        return Decision(Verdict.INCONCLUSIVE, reason, full or late, found)
+        return Decision(Verdict.INCONCLUSIVE, reason, full or late, found, not (n and m))
 
     def _more(self) -> str:
         (n, _), (m, _) = self.arms.candidate, self.arms.stable

@@ -1,4 +1,9 @@
-"""A rollout on an experiment's leg: what an A/B test or a bandit makes of the outcomes so far. Pure."""
+"""A rollout on an experiment's leg: what an A/B test or a bandit makes of the outcomes so far. Pure.
+
+`Rollout.experiment` remembers `since` (when it began), for a bandit `turned`, `turns` and `weights` (when
+weights were last worked out, how often, and what they were, by release), and `decided`: why it was won. What
+was once proven stays proven: an always-valid interval may grow again, but it was right when it excluded 0.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +13,14 @@ import msgspec
 
 from tidegate.core import bandit, experiment
 from tidegate.core.leaving import leave
+from tidegate.core.outcomes import UNITS, outcome_key
+from tidegate.core.plan import Bandit
 from tidegate.core.pooling import Evidence
 from tidegate.core.state import Note, Rollout
 from tidegate.core.strategies import Leg
 from tidegate.core.verdict import Verdict
+
+__all__ = ["UNITS", "Tried", "advance_experiment", "outcome_key"]
 
 replace = msgspec.structs.replace
 
@@ -24,16 +33,12 @@ class Tried:
     waiting: str = ""
 
 
-def outcome_key(name: str) -> str:
-    """Return the tally's name of an outcome: (units whose outcome is known, those where it was 1)."""
-    return f"outcome:{name}"
-
-
-UNITS = "units"  # the tally of distinct units that were assigned to a release: (units, 0)
-
-
 def advance_experiment(rollout: Rollout, leg: Leg, now: float, notes: list[Note]) -> Tried:
-    """Decide by an A/B test's or a bandit's outcomes; a bandit also moves weights."""
+    """Decide by an A/B test's or a bandit's outcomes; a bandit also moves weights.
+
+    An A/B test's alpha is its leg's: the stage's part of the rollout's, of which its checks have as much
+    again (strategies.legs). A bandit spends none.
+    """
     if not rollout.experiment:
         rollout = replace(rollout, experiment={"since": rollout.entered or now})
     elapsed = now - float(rollout.experiment["since"])
@@ -55,13 +60,14 @@ def _ab_test(rollout: Rollout, leg: Leg, elapsed: float, notes: list[Note]) -> T
     assert spec
     found = _counted(rollout.evidence, outcome_key(spec.outcome))
     units = _counted(rollout.evidence, UNITS)
-    decision = experiment.decide(
-        spec,
-        experiment.Arms(found["candidate"], found["stable"], units["candidate"][0], units["stable"][0]),
-        leg.plan.alpha,
-        elapsed,
+    arms = experiment.Arms(
+        found["candidate"],
+        found["stable"],
+        units["candidate"][0],
+        units["stable"][0],
+        units["candidate"][1] + units["stable"][1],
     )
-    return _concluded(rollout, leg, decision, notes)
+    return _concluded(rollout, leg, experiment.decide(spec, arms, leg.plan.alpha, elapsed), notes)
 
 
 def _bandit(rollout: Rollout, leg: Leg, elapsed: float, now: float, notes: list[Note]) -> Tried:
@@ -73,18 +79,29 @@ def _bandit(rollout: Rollout, leg: Leg, elapsed: float, now: float, notes: list[
     for arm in rollout.arms:
         if not arm.out:
             rewards[arm.release] = _counted(arm.evidence, key)["candidate"]
-    decision = bandit.decide(spec, rewards, rollout.release, elapsed)
-    turn = now - float(rollout.experiment.get("turned", rollout.experiment["since"])) >= spec.interval
-    if turn and decision.verdict is Verdict.INCONCLUSIVE and not decision.over:
-        before = {r: w for r, w in rollout.weights.items() if r in rewards}
-        moved = bandit.rebalance(spec, rewards, before, turn=int(rollout.experiment.get("turns", 0)))
-        rollout = _moved(rollout, moved.weights, now, notes)
+    decision = bandit.decide(spec, rewards, rollout.release, elapsed, rollout.weights)
+    undecided = decision.verdict is Verdict.INCONCLUSIVE and not decision.over
+    if undecided and "decided" not in rollout.experiment:
+        rollout = _turned(rollout, spec, rewards, now, notes)
     return _concluded(rollout, leg, decision, notes)
 
 
-def _moved(rollout: Rollout, weights: dict[str, int], now: float, notes: list[Note]) -> Rollout:
-    turns = int(rollout.experiment.get("turns", 0)) + 1
-    rollout = replace(rollout, experiment={**rollout.experiment, "turned": now, "turns": turns})
+def _turned(
+    rollout: Rollout,
+    spec: Bandit,
+    rewards: dict[str, tuple[int, int]],
+    now: float,
+    notes: list[Note],
+) -> Rollout:
+    """Work the weights out anew when it is time, or when an arm left: what it had is shared out at once."""
+    known = rollout.experiment
+    before = known.get("weights") or {r: w for r, w in rollout.weights.items() if r in rewards}
+    left = set(before) - set(rewards)
+    if not left and now - float(known.get("turned", known["since"])) < spec.interval:
+        return rollout if "weights" in known else replace(rollout, experiment={**known, "weights": before})
+    turns = int(known.get("turns", 0))
+    weights = bandit.rebalance(spec, rewards, before, turns).weights
+    rollout = replace(rollout, experiment={**known, "turned": now, "turns": turns + 1, "weights": weights})
     if weights == {r: w for r, w in rollout.weights.items() if r in weights}:
         return rollout
     arms = tuple(replace(arm, weight=weights.get(arm.release, 0)) for arm in rollout.arms)
@@ -96,11 +113,23 @@ def _moved(rollout: Rollout, weights: dict[str, int], now: float, notes: list[No
 
 def _concluded(rollout: Rollout, leg: Leg, decision: experiment.Decision, notes: list[Note]) -> Tried:
     rollout = replace(rollout, findings=(*rollout.findings, decision.finding))
+    if decision.verdict is Verdict.FAIL:
+        return Tried(leave(rollout, Verdict.FAIL, decision.reason, notes))
+    if "decided" in rollout.experiment:
+        return Tried(rollout)
     if decision.verdict is Verdict.PASS:
-        return Tried(rollout)
-    lost = decision.verdict is Verdict.FAIL
-    if lost or (decision.over and leg.plan.on_inconclusive == "rollback"):
+        return Tried(_decided(rollout, leg, decision.reason, notes))
+    # What nothing is known of is never promoted; it is held or left, as `onNoData` says.
+    then = leg.plan.on_no_data if decision.quiet else leg.plan.on_inconclusive
+    if decision.over and then == "rollback":
         return Tried(leave(rollout, decision.verdict, decision.reason, notes))
-    if decision.over and leg.plan.on_inconclusive == "promote":
-        return Tried(rollout)
+    if decision.over and then == "promote":
+        return Tried(_decided(rollout, leg, decision.reason, notes))
     return Tried(rollout, decision.reason)
+
+
+def _decided(rollout: Rollout, leg: Leg, reason: str, notes: list[Note]) -> Rollout:
+    """Remember and tell that the experiment is over: for the candidate."""
+    text = f"{rollout.environment}: {leg.plan.strategy} of {rollout.release}: {reason}"
+    notes.append(Note("experiment", rollout.release, text, {"findings": list(rollout.findings)}))
+    return replace(rollout, experiment={**rollout.experiment, "decided": reason})
