@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 KEPT = 200  # recordings of one model on one plane
 LARGEST = 16 * 1024 * 1024  # bytes of one recording; beyond them only events and ends are added
 MOST_OWED = 100  # lines of one recording, and recordings, that wait for the disk
+TAIL = 16384  # bytes in which the last look or the end of a recording surely is
 ENDING = ".jsonl"
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*){2}")
 
@@ -84,6 +85,18 @@ class FileRecorder:
             raise NoData(f"there is no recording {name}", "List them: tidegate explain")
         return read_lines(path)
 
+    def ending(self, name: str) -> Mapping[str, str]:
+        """Return `phase` and `verdict` as the end of a file says, without reading all of it."""
+        try:
+            with self._path(name).open("rb") as file:
+                file.seek(max(0, file.seek(0, 2) - TAIL))
+                tail = _lines(file.read())
+        except OSError as problem:
+            raise NoData(f"there is no recording {name}", "List them: tidegate explain") from problem
+        told = [line for line in tail if line.get("kind") in ("look", "end")]
+        last = told[-1] if told else {}
+        return {"phase": str(last.get("phase", "Pending")), "verdict": str(last.get("verdict", ""))}
+
     def _path(self, name: str) -> Path:
         if not _NAME.fullmatch(name):
             raise ConfigError(f"`{name}` can't be a recording's name", "List them: tidegate explain")
@@ -98,6 +111,10 @@ def read_lines(path: Path) -> list[Mapping[str, Any]]:
         raise ConfigError(
             f"it can't be read: {problem.strerror}", "Name another.", where=str(path)
         ) from problem
+    return _lines(raw)
+
+
+def _lines(raw: bytes) -> list[Mapping[str, Any]]:
     found: list[Mapping[str, Any]] = []
     for text in raw.split(b"\n"):
         try:

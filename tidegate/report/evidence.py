@@ -125,7 +125,7 @@ def _evidence(axes: Any, found: Sequence[Course]) -> None:
     for goal in sorted(set(goals)):
         axes.axhline(goal, color=_FAILED, linewidth=1.0, linestyle="--")
         place: Any = {"xycoords": ("axes fraction", "data"), "va": "bottom", "ha": "right"}
-        axes.annotate(f"fails at {10**goal:.0f}", (0.995, goal), fontsize=7.5, color=_FAILED, **place)
+        axes.annotate(f"fails at {10**goal:.0f}", (0.62, goal), fontsize=7.5, color=_FAILED, **place)
     axes.set_ylim(_LOWEST - 0.2, top + 0.3)
     ticks = range(math.ceil(_LOWEST), math.floor(top) + 1)
     axes.set_yticks(list(ticks), [f"{10.0**tick:g}" for tick in ticks])
