@@ -7,6 +7,7 @@ import json
 import re
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.planes import Plane, eventually, plane_up, tiny_command, tiny_record, tiny_servers
+from tests.planes import Load, Plane, eventually, plane_up, tiny_command, tiny_record, tiny_servers
 from tests.recorders import recorder
 from tidegate import planes
 from tidegate.adapters.supervisor import SupervisorWorkloads
@@ -24,7 +25,7 @@ from tidegate.errors import PlatformError, ReleaseNotFound, Unreachable
 from tidegate.machine.placements import Placements
 from tidegate.machine.processes import is_free
 from tidegate.machine.supervisord import Supervisord
-from tidegate.ports import ReplicaState, Workloads
+from tidegate.ports import ReplicaState, Route, Workloads
 from tidegate.testing import FakeWorkloads
 
 ONE, TWO = tiny_record(1), tiny_record(2)
@@ -197,6 +198,24 @@ def test_another_number_of_replicas_is_followed(real: SupervisorWorkloads) -> No
     assert _endpoints(real) == [(first,)]
     assert process.is_running()
     assert is_free(int(second.rsplit(":", 1)[1]))
+
+
+def test_no_request_fails_as_replicas_come_and_go(plane: Plane, real: SupervisorWorkloads) -> None:
+    """With fewer replicas than the router still knows, what meets one that is gone is tried elsewhere."""
+    real.start(ONE, 2)
+    eventually(lambda: _ready(real))
+    router = plane.router()
+    router.apply({"toy": Route({ONE.id: 100}, {ONE.id: _endpoints(real)[0]})})
+    with Load(plane, "/toy/x", "/toy/x", "/toy/slow0.1") as load:
+        for replicas in (3, 1, 2):
+            real.start(ONE, replicas)
+            time.sleep(0.3)
+            eventually(lambda: _ready(real))
+            router.apply({"toy": Route({ONE.id: 100}, {ONE.id: _endpoints(real)[0]})})
+            time.sleep(0.2)
+    router.apply({})
+    assert load.failed == {}
+    assert load.answered(ONE.id) > 20
 
 
 def test_a_copy_survives_a_new_supervisor(plane: Plane, real: SupervisorWorkloads) -> None:
