@@ -17,30 +17,34 @@ SOURCES = 256  # of one rollout
 
 @dataclass(frozen=True)
 class Followed:
-    """One row of counters: the `last` reading, what was `counted`, and how high it stood before a drop."""
+    """A row of counters: the `last` reading and what was `counted`.
+
+    After a drop also how `high` it stood before, and what was counted `then`.
+    """
 
     last: Row
     counted: Row
-    lost: Row = ()
+    high: Row = ()
+    then: Row = ()
 
 
 def follow(before: Followed | None, row: Row, *, fresh: bool = False) -> Followed:
     """Return what is known after one more reading of a row of counters.
 
-    The first reading is where counting begins, unless all of it is `fresh`. After a drop counting begins
-    anew from there: of a sum one part may only be out of sight, so when it comes back to where it was, just
-    what lies above that counts.
+    The first reading is where counting begins, unless all of it is `fresh`. After a drop counting goes on
+    from below. When it comes back to where it was, it is taken for a sum of which a part was out of sight:
+    then only what lies above that was added since.
     """
     if before is None or len(before.last) != len(row):
         return Followed(row, row if fresh else (0,) * len(row))
     if any(new < old for old, new in zip(before.last, row, strict=True)):
-        lost = before.lost or before.last
-        return Followed(row, before.counted, tuple(map(max, lost, before.last)))
-    start, lost = before.last, before.lost
-    if lost and all(new >= old for old, new in zip(lost, row, strict=True)):
-        start, lost = tuple(map(max, lost, start)), ()
-    added = (new - old for old, new in zip(start, row, strict=True))
-    return Followed(row, tuple(sum(pair) for pair in zip(before.counted, added, strict=True)), lost)
+        high, then = (before.high, before.then) if before.high else (before.last, before.counted)
+        return Followed(row, before.counted, high, then)
+    if before.high and all(new >= old for old, new in zip(before.high, row, strict=True)):
+        since = (then + new - old for then, old, new in zip(before.then, before.high, row, strict=True))
+        return Followed(row, tuple(map(max, before.counted, since)))
+    added = zip(before.counted, before.last, row, strict=True)
+    return Followed(row, tuple(n + new - old for n, old, new in added), before.high, before.then)
 
 
 class Readings:
