@@ -377,6 +377,23 @@ def test_the_journal_is_the_owners_alone(room: Room) -> None:
     assert (room.plane.layout.envoy / "journal.jsonl").stat().st_mode & 0o077 == 0
 
 
+def test_the_journal_can_be_begun_anew(room: Room) -> None:
+    """Renamed, and Envoy told to reopen it: each request has its line in the old or the new file, once."""
+    path = room.plane.layout.envoy / "journal.jsonl"
+    old = path.with_name("journal.jsonl.old")
+    room.serve(replace(room.route, journal=True))
+    for n in range(3):
+        room.ask([_id(n * 10 + i, "turn") for i in range(10)])
+        if n == 1:
+            path.rename(old)
+            unix_http.post(room.plane.layout.admin, "/reopen_logs")
+    eventually(lambda: path.is_file() and "turn-29" in path.read_text())
+    lines = [json.loads(line) for file in (old, path) for line in file.read_text().splitlines()]
+    found = [line["id"] for line in lines if line["id"].startswith("turn-")]
+    assert sorted(found) == sorted(f"turn-{n}" for n in range(30))
+    assert path.stat().st_mode & 0o077 == 0
+
+
 # ---------------------------------------------------------------- drift
 @pytest.mark.parametrize(
     ("was", "edited"),
