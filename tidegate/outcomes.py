@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -35,6 +37,14 @@ class Place:
 
     inode: int = 0
     offset: int = 0
+
+
+def unit_of(entry: Entry, cookie: str) -> str:
+    """Return what of an entry tells its user from others; empty where the request named none."""
+    if not cookie:
+        return entry.unit
+    pairs = (part.strip().partition("=") for part in entry.unit.split(";"))
+    return next((found.strip('"') for name, _, found in pairs if name == cookie), "")
 
 
 class Journal(Protocol):
@@ -81,6 +91,54 @@ def accept(store: OutcomeStore, document: object) -> int:
         raise ConfigError(f"{len(listed)} outcomes at once, at most {MOST} are taken", "Send them in parts.")
     checked = [parse(row, "outcome" if alone else f"outcome {n}") for n, row in enumerate(listed, 1)]
     return store.record(checked) if checked else 0
+
+
+def keep(store: OutcomeStore, outcomes: Sequence[Outcome]) -> int:
+    """Keep any number of outcomes, a part at a time; returns how many were new."""
+    return sum(store.record(outcomes[at : at + MOST]) for at in range(0, len(outcomes), MOST))
+
+
+def read(text: str, where: str, name: str = "") -> list[Outcome]:
+    """Return the outcomes of a file: one JSON object a line, or CSV with the header id,name,value.
+
+    `name` is that of rows which have none. Raises ConfigError that names the first wrong line.
+    """
+    lines = text.lstrip("\ufeff").splitlines()
+    first = next((line.strip() for line in lines if line.strip()), "")
+    if not first:
+        raise ConfigError("there is no outcome in it", f"Write lines like {EXAMPLE}.", where=where)
+    rows = _json_lines(lines, where) if first[0] in "{[" else _csv_rows(lines, where)
+    return [parse({"name": name, **row} if name else row, at) for at, row in rows]
+
+
+def _json_lines(lines: Sequence[str], where: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        at = f"{where}:{number}"
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise ConfigError(f"not JSON: {error}", f"Write one {EXAMPLE} a line.", where=at) from error
+        if not isinstance(row, dict):
+            raise ConfigError("not a JSON object", f"Write one {EXAMPLE} a line.", where=at)
+        yield at, row
+
+
+def _csv_rows(lines: Sequence[str], where: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    reader = csv.DictReader(lines, restkey="", restval=None)
+    header = [column.strip() for column in reader.fieldnames or ()]
+    reader.fieldnames = header
+    if "id" not in header or "value" not in header:
+        text = f"the first line is `{lines[0]:.60}`, not a header"
+        raise ConfigError(text, "Begin the file with id,name,value.", where=f"{where}:1")
+    for row in reader:
+        at = f"{where}:{reader.line_num}"
+        if None in row.values() or "" in row:
+            raise ConfigError(
+                f"not the header's {len(header)} columns", "Give each row one value a column.", where=at
+            )
+        yield at, {key: value.strip() for key, value in row.items()}
 
 
 def parse(row: object, where: str) -> Outcome:

@@ -10,10 +10,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from tidegate.core.outcomes import UNITS, Assignment, Outcome, Spec, Tallies, join, named
 from tidegate.core.plan import Plan
 from tidegate.core.release import ReleaseRecord, copy_of
 from tidegate.core.xds import LATENCY_BOUNDS_MS, fault
 from tidegate.errors import Conflict, Fatal, LeaseLost, NoData, Refused, ReleaseNotFound, Unreachable
+from tidegate.outcomes import Entry, unit_of
 from tidegate.ports import (
     Asked,
     Change,
@@ -165,6 +167,75 @@ class FakeMeasures(_Faults):
         if not self.counted:
             raise NoData("nothing was counted", "Send a request.")
         return {release: found for release, found in self.counted.items() if release in asked.releases}
+
+
+class FakeOutcomes(_Faults):
+    """Outcomes and their join in memory: `outcomes.OutcomeStore` and `ports.Measures` of one plane.
+
+    `journal` is what its router wrote down, `now` the clock, `wrote` whether there is a journal at all.
+    """
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        super().__init__()
+        self.now, self.wrote = now, True
+        self.journal: list[Entry] = []
+        self._outcomes: dict[tuple[str, str], Outcome] = {}
+        self._experiments: dict[tuple[str, ...], _FakeExperiment] = {}
+
+    def record(self, outcomes: Sequence[Outcome]) -> int:
+        """Keep each request's first outcome by a name."""
+        self._called("record")
+        fresh = {(o.id, o.name): replace(o, at=self.now()) for o in reversed(outcomes)}
+        fresh = {key: o for key, o in reversed(fresh.items()) if key not in self._outcomes}
+        self._outcomes |= fresh
+        self._called("record", after=True)
+        return len(fresh)
+
+    def names(self, plan: Plan) -> tuple[str, ...]:
+        """Return the tallies of a stage's plan."""
+        tallies = tuple(named(plan))
+        return (UNITS, *tallies) if tallies or plan.mirror else ()
+
+    def read(self, asked: Asked) -> Mapping[str, Measured]:
+        """Join all of this experiment again."""
+        self._called("read")
+        spec, said = Spec.of(asked.plan), list(self._outcomes.values())
+        key = (asked.model, asked.release, spec.text)
+        mine = [entry for entry in self.journal if entry.model == asked.model]
+        known = self._experiments.get(key)
+        if known is None or (asked.since != known.since and asked.since > known.looked + 1):
+            number = 1 + max((e.number for e in self._experiments.values()), default=0)
+            known = _FakeExperiment(number, len(mine), len(said), events=[*said])
+        for entry in sorted(mine[known.assigned :], key=lambda entry: entry.at):
+            known.events.append(Assignment(entry.id, entry.release, unit_of(entry, spec.cookie), entry.at))
+        known.events += said[known.heard :]
+        known.assigned, known.heard = len(mine), len(said)
+        known.since, known.looked = asked.since, self.now()
+        self._experiments[key] = known
+        joined = join(known.events, spec.windows, self.now(), spec.by_request)
+        if not (joined or self.wrote):
+            raise NoData("no request was journaled", "Send a request.")
+        return {
+            r: _as_measured(t, asked.plan, known.number) for r, t in joined.items() if r in asked.releases
+        }
+
+
+@dataclass
+class _FakeExperiment:
+    number: int
+    assigned: int
+    heard: int
+    events: list[Assignment | Outcome]
+    since: float = 0.0
+    looked: float = 0.0
+
+
+def _as_measured(found: Tallies, plan: Plan, number: int) -> Measured:
+    tallies = {f"{UNITS}@{number}": found.units}
+    for name, (outcome, zero) in named(plan).items():
+        trials, ones = found.outcomes.get(outcome, (0, 0))
+        tallies[f"{name}@{number}"] = (trials, trials - ones if zero else ones)
+    return Measured(tallies)
 
 
 class FakeRecorder(_Faults):

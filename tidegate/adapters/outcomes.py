@@ -19,7 +19,7 @@ from tidegate.core.outcomes import UNITS, Outcome, Spec, named
 from tidegate.core.plan import Plan
 from tidegate.errors import NoData
 from tidegate.machine.outcome_tables import Join, begin, experiment, measured, open_tables, prune
-from tidegate.outcomes import Entry, Journal, Place
+from tidegate.outcomes import Entry, Journal, Place, unit_of
 from tidegate.ports import Asked, Measured
 
 FILE = "outcomes.db"  # in the home: an outcome does not say which plane answered
@@ -125,7 +125,7 @@ def _store(connection: sqlite3.Connection, plane: str, entries: Iterable[Entry])
     connection.executemany(
         "INSERT OR IGNORE INTO assignments (plane, model, id, release, unit, at) VALUES (?, ?, ?, ?, ?, ?)",
         [
-            (plane, e.model, e.id, e.release, _unit(salt, e.unit, cookies[e.model]), e.at)
+            (plane, e.model, e.id, e.release, _hashed(salt, unit_of(e, cookies[e.model])), e.at)
             for e in sorted(entries, key=lambda entry: entry.at)
             if e.model in cookies
         ],
@@ -140,9 +140,5 @@ def _salt(connection: sqlite3.Connection) -> bytes:
     return str(row[0]).encode()
 
 
-def _unit(salt: bytes, value: str, cookie: str) -> str:
-    """Return what a user is known by here; empty when the request named none."""
-    if cookie:
-        pairs = (part.strip().partition("=") for part in value.split(";"))
-        value = next((found.strip('"') for name, _, found in pairs if name == cookie), "")
+def _hashed(salt: bytes, value: str) -> str:
     return hashlib.sha256(salt + value.encode()).hexdigest()[:20] if value else ""

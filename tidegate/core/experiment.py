@@ -43,7 +43,8 @@ class Arms:
 class Decision:
     """What an experiment says now; `over` when its horizon or its size is reached without evidence.
 
-    `quiet` when there is an arm of which no outcome is known at all. `finding` is what a person is shown, with the keys of analysis.CheckResult.as_dict and more.
+    `quiet` when there is an arm of which no outcome is known at all. `finding` is what a person is shown,
+    with the keys of analysis.CheckResult.as_dict and more.
     """
 
     verdict: Verdict
