@@ -12,7 +12,20 @@ import typer
 
 from tidegate.errors import TidegateError
 
-GROUPS = ("planes", "status", "rollouts", "model", "gates", "forge", "pulls", "report", "history", "demo")
+GROUPS = (
+    "planes",
+    "status",
+    "rollouts",
+    "outcomes",
+    "model",
+    "gates",
+    "forge",
+    "pulls",
+    "report",
+    "history",
+    "ui",
+    "demo",
+)
 
 app = typer.Typer(
     name="tidegate",
