@@ -152,14 +152,14 @@ def _plane(raw: Mapping[str, Any], now: float) -> PlaneView:
         _text(raw.get("url")),
         _text(raw.get("commit"))[:7],
         raw.get("agent") == "running",
-        tuple((e, tuple(sorted(found[e], key=lambda line: line.model))) for e in order),
+        tuple((e, tuple(sorted(found[e], key=lambda line: (not line.live, line.model)))) for e in order),
         tuple(_text(p) for p in _items(raw.get("problems"))),
         tuple(events),
     )
 
 
 def _line(plane: str, environment: str, model: str, raw: Mapping[str, Any], now: float) -> LineView:
-    phase, step = _text(raw.get("phase")) or "-", _number(raw.get("step"))
+    phase, step = _text(raw.get("phase")).strip("-") or "nothing", _number(raw.get("step"))
     live = phase in UNDER_WAY and raw.get("seen") is not None
     steps = _steps(raw, step, phase) if live else ()
     waits = _text(raw.get("waits")) if live else ""
