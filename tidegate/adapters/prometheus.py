@@ -20,6 +20,12 @@ from tidegate.ports import Asked, Measured
 TIMEOUT = 2.0  # seconds for one query
 PATH = "/api/v1/query"
 SERIES = 100  # of one query; one a replica is what is meant
+# One query for both, since only one sees a scrape as a whole or not at all. A comment ends with its line.
+BOTH = """label_replace((
+{events}
+), "tidegate", "events", "", "") or label_replace((
+{total}
+), "tidegate", "total", "", "")"""
 _KEY = re.compile(r"\{\{\s*([^{}]*?)\s*\}\}")
 Labels = tuple[tuple[str, str], ...]
 
@@ -81,9 +87,8 @@ class PrometheusMeasures:
         assert check.query
         known = {"release": release, "model": asked.model, "environment": asked.environment}
         known |= {"plane": self._plane} if self._plane else {}
-        # Events first: a scrape in between then makes the total newer, never the part larger than the whole.
-        events = self._series(check, filled(check.query.events, known))
-        total = self._series(check, filled(check.query.total, known))
+        query = BOTH.format(events=filled(check.query.events, known), total=filled(check.query.total, known))
+        events, total = self._series(check, query)
         if len(total) > SERIES:
             raise NoData(
                 f"{check.name}: {len(total)} series for {release} > {SERIES}",
@@ -121,8 +126,8 @@ class PrometheusMeasures:
         return trials, count
 
     # ---------------------------------------------------------------- asking
-    def _series(self, check: Check, query: str) -> dict[Labels, int]:
-        """Return labels → value of one instant query."""
+    def _series(self, check: Check, query: str) -> tuple[dict[Labels, int], dict[Labels, int]]:
+        """Return labels → value of events and of total."""
         try:
             answer = self._client.get(PATH, params={"query": query})
             document = answer.json()
@@ -149,24 +154,18 @@ class PrometheusMeasures:
         return _values(check, document.get("data"))
 
 
-def _values(check: Check, data: Any) -> dict[Labels, int]:
-    """Return labels → value of an answer's data; raises NoData for what is no counter."""
+def _values(check: Check, data: Any) -> tuple[dict[Labels, int], dict[Labels, int]]:
+    """Return both parts of an answer's data; raises NoData for what is no counter."""
+    found: dict[str, dict[Labels, int]] = {"events": {}, "total": {}}
     try:
-        if data["resultType"] == "scalar":
-            return {(): _count(check, data["result"][1])}
-        if data["resultType"] != "vector":
-            raise NoData(
-                f"{check.name}: its query gives a {data['resultType']}",
-                "Write one that gives a number for each series, without a range.",
-            )
-        return {
-            tuple(sorted((k, v) for k, v in item["metric"].items() if k != "__name__")): _count(
-                check, item["value"][1]
-            )
-            for item in data["result"]
-        }
-    except (KeyError, TypeError, IndexError, AttributeError) as error:
+        for item in data["result"]:
+            labels = dict(item["metric"])
+            part = found[labels.pop("tidegate")]
+            labels.pop("__name__", None)
+            part[tuple(sorted(labels.items()))] = _count(check, item["value"][1])
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise Unreachable("Prometheus answered something else than its API says", "Look at it.") from error
+    return found["events"], found["total"]
 
 
 def _count(check: Check, text: str) -> int:
