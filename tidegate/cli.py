@@ -23,6 +23,8 @@ GROUPS = (
     "pulls",
     "report",
     "history",
+    "explain",
+    "replay",
     "ui",
     "demo",
 )

@@ -131,7 +131,7 @@ def lines(
         return []
     old = before.rollout if before.rollout and _same(before.rollout, rollout) else None
     made = [] if old else [_head(model, rollout, plan)]
-    if old is not None and rollout.looked != old.looked:
+    if old is not None and rollout.looked != old.looked and rollout.phase is not Phase.PENDING:
         made += _look(old, rollout, now)
     made += [_event(note, now) for note in notes if note.kind != "dropped"]
     if rollout.phase in SETTLED and (old is None or old.phase not in SETTLED):
@@ -182,11 +182,12 @@ def _look(old: Rollout, new: Rollout, now: float) -> list[Line]:
     line |= {"blind": new.blind} if new.blind > old.blind else {}
     if new.blind > old.blind and new.marks == old.marks:
         return [line]
-    if new.entered != old.entered and new.entered is not None:
+    if old.entered is None and new.entered is not None:
         # The router serves a step's weight from here on; the first one's marks are what is counted from.
         weight = {"weight": new.weight, "mirror": new.traffic.mirror, "entered": True}
         return [*_buckets(old.marks, new.marks), line | weight]
-    fresh = {r: counts.delta(old.marks.get(r), mark) for r, mark in new.marks.items()}
+    late = set(new.measured) - set(old.measured)  # what such a source says first may be days old
+    fresh = {r: _without(counts.delta(old.marks.get(r), mark), late) for r, mark in new.marks.items()}
     against = old.compared_with or ""
     line["candidate"] = _thin(fresh.pop(old.release, Counts()))
     line["stable"] = _thin(fresh.pop(against, Counts()))
@@ -194,6 +195,13 @@ def _look(old: Rollout, new: Rollout, now: float) -> list[Line]:
     line |= {"arms": arms} if arms else {}
     line["checks"] = [_finding(each) for each in new.findings]
     return [*_buckets(old.marks, new.marks), line]
+
+
+def _without(found: Counts, names: set[str]) -> Counts:
+    if not names:
+        return found
+    tallies = {name: tally for name, tally in found.tallies.items() if name not in names}
+    return replace(found, tallies=tallies, bins={n: row for n, row in found.bins.items() if n not in names})
 
 
 def _buckets(old: Mapping[str, Mark], new: Mapping[str, Mark]) -> list[Line]:

@@ -120,22 +120,31 @@ def _at_most(traffic: Traffic, limit: float) -> float:
 
 
 def ladder(traffic: Traffic, plan: Plan) -> tuple[float, ...]:
-    """Return the buckets that matter to the plan's latency checks: those far below each limit are one.
+    """Return the buckets that matter to the plan's latency checks; those between them are one.
 
-    Whether an answer is slower than a limit, or than stable's quantile, is told by the buckets near it.
+    Whether an answer is slower than a limit, or than so many times stable's quantile, is told by the
+    buckets near these two alone. Fewer buckets are what makes a replay fast.
     """
     checks = [check for stage in plan.stages for check in stage.checks if check.metric == "latency"]
     if not checks:
         return ()
-    lowest = min(check.ceiling for check in checks)
-    quantile = min(check.quantile for check in checks)
-    shares, below = latency_shares(traffic, 1.0, LADDER), 0.0
+    kept = {math.inf}
+    shares = latency_shares(traffic, 1.0, LADDER)
+    for check in checks:
+        times = 1 + float(check.against_stable.tolerance) if check.against_stable else 1.0
+        usual = _quantile(shares, check.quantile)
+        kept |= {bound for bound in LADDER if 0.5 * usual <= bound <= 2.5 * times * usual}
+        kept |= {bound for bound in LADDER if 0.8 * check.ceiling <= bound <= 1.25 * check.ceiling}
+    return tuple(sorted(kept))
+
+
+def _quantile(shares: Sequence[float], quantile: float) -> float:
+    below = 0.0
     for bound, share in zip(LADDER, shares, strict=True):
         below += share
-        if below >= quantile - 0.5 * (1 - quantile):
-            lowest = min(lowest, bound)
-            break
-    return tuple(bound for bound in LADDER if bound >= 0.5 * lowest)
+        if below >= quantile:
+            return bound
+    return LADDER[-2]
 
 
 class Simulated:
