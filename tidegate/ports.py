@@ -348,7 +348,10 @@ class Clock(Protocol):
     """Time, so that a test can hold it."""
 
     def now(self) -> float:
-        """Seconds since the epoch."""
+        """Seconds since the epoch, as somebody may have set them just now."""
+
+    def steady(self) -> float:
+        """Seconds since some moment; only these can't be set."""
 
     def sleep(self, seconds: float) -> None:
         """Wait."""

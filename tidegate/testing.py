@@ -523,15 +523,23 @@ class FakeInbox(_Faults):
 
 # ---------------------------------------------------------------- clock and notifier
 class FakeClock:
-    """A clock that moves only when told, or when somebody sleeps; `during` is called in each sleep."""
+    """A clock that moves only when told, or when somebody sleeps; `during` is called in each sleep.
+
+    `moved` is by how much somebody has set it: time goes on from there.
+    """
 
     def __init__(self, start: float = 1_800_000_000.0) -> None:
         self.time = start
+        self.moved = 0.0
         self.sleeps: list[float] = []
         self.during: Callable[[float], None] | None = None
 
     def now(self) -> float:
         """Return the time that was set."""
+        return self.time + self.moved
+
+    def steady(self) -> float:
+        """Return the time that nobody sets."""
         return self.time
 
     def sleep(self, seconds: float) -> None:

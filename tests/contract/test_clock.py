@@ -29,6 +29,20 @@ def test_a_negative_sleep_is_none(clock):
     assert 0 <= clock.now() - before < 1
 
 
+def test_steady_time_passes_as_it_does(clock):
+    """What can't be set goes on by as much as was slept."""
+    before = clock.steady()
+    clock.sleep(0.05)
+    assert 0.049 <= clock.steady() - before < 5
+
+
+def test_steady_time_does_not_notice_that_the_fake_is_set():
+    """A clock that somebody sets tells another time, and the same time has passed."""
+    clock = FakeClock(100.0)
+    clock.moved = -86_400
+    assert (clock.now(), clock.steady()) == (100.0 - 86_400, 100.0)
+
+
 def test_the_system_s_time_is_the_epoch_s():
     """The real clock counts seconds since the epoch, as events and commits do."""
     assert abs(SystemClock().now() - time.time()) < 1

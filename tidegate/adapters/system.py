@@ -18,6 +18,11 @@ class SystemClock:
         """Seconds since the epoch."""
         return time.time()
 
+    def steady(self) -> float:
+        """Seconds since this machine started; where the system says so, those it slept through too."""
+        kind = getattr(time, "CLOCK_BOOTTIME", None)
+        return time.monotonic() if kind is None else time.clock_gettime(kind)
+
     def sleep(self, seconds: float) -> None:
         """Wait; a negative time is none."""
         time.sleep(max(0.0, seconds))
