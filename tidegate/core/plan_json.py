@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any
 
 import msgspec
@@ -37,8 +38,7 @@ def _built(value: Any) -> Any:
 
 def _plain(value: float) -> str:
     """Return a number without exponent and so that it reads back the same."""
-    text = repr(float(value))
-    return f"{float(value):.20f}".rstrip("0") if "e-" in text else text.removesuffix(".0")
+    return f"{Decimal(repr(float(value))):f}".removesuffix(".0")
 
 
 def plan_from_dict(value: Mapping[str, Any]) -> Plan:
