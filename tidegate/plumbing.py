@@ -112,13 +112,16 @@ def is_ancestor(folder: Path, older: str, newer: str) -> bool:
     return not git(folder, "rev-list", "--max-count=1", older, f"^{newer}")
 
 
-def tree(folder: Path, base: str, files: Mapping[str, str]) -> str:
-    """Return the tree of `base` with files replaced, written without touching index or working tree."""
+def tree(folder: Path, base: str, files: Mapping[str, str | None]) -> str:
+    """Return the tree of `base` with files replaced (None removes one); index and working tree stay."""
     index = folder_index(folder)
     env = {"GIT_INDEX_FILE": str(index)}
     try:
         git(folder, "read-tree", base, env=env)
         for path, content in files.items():
+            if content is None:
+                git(folder, "update-index", "--force-remove", path, env=env)
+                continue
             blob = git(folder, "hash-object", "-w", "--stdin", text=content)
             git(folder, "update-index", "--add", "--cacheinfo", f"100644,{blob},{path}", env=env)
         return git(folder, "write-tree", env=env)

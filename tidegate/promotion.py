@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,21 @@ class Origin:
         except (ConfigError, AttributeError):
             return f"{target.rejection} can't be read"
 
+    def last_rejected(self, commit: str, environment: str, model: str) -> str | None:
+        """Return the release of a model that an environment rejected last, at a commit; or None."""
+        found = []
+        folder = f"envs/releases/{model}/"
+        for path in plumbing.git(self.checkout, "ls-tree", "--name-only", commit, folder).splitlines():
+            release = path.removeprefix(folder).removesuffix(".rejected.yaml")
+            text = self.read(commit, path) if path.endswith(".rejected.yaml") else None
+            try:
+                value = read_yaml(text, path)[0] if text else None
+            except ConfigError:
+                continue
+            if isinstance(value, dict) and value.get("environment") == environment:
+                found.append((str(value.get("at", "")), release))
+        return max(found)[1] if found else None
+
     def status(self, plane: str) -> Mapping[str, Any] | None:
         """Return the document that a plane's agent published last, or None. Raises Unreachable."""
         ref = f"refs/tidegate/status/{plane}"
@@ -113,30 +128,33 @@ def promote(
     *,
     record: str | None = None,
     body: Callable[[core.Facts], str] = core.describe,
+    again: bool = False,
 ) -> Pull | None:
     """Open a promotion's pull request, or update the open one; None when main has that release already.
 
     `record` is the text of a release record that is not on main yet (staging only). `body` makes the page
-    of the facts, and is asked only when there is something to promote. Raises Refused, Conflict, Unreachable.
+    of the facts, and is asked only when there is something to promote. One that asks for a rejected release
+    `again` takes its rejection away. Raises Refused, Conflict, Unreachable.
     """
     main = origin.look()
     releases = origin.releases(main)
-    known = origin.read(main, target.record)
+    known, rejected = origin.read(main, target.record), origin.rejected(main, target)
     refused = core.refusal(
         target,
         releases,
         has_record=known is not None or (record is not None and target.environment == "staging"),
-        rejected=origin.rejected(main, target),
+        rejected=None if again else rejected,
     )
     if refused:
         raise Refused(*refused)
     now_there = releases.get(target.environment, {}).get(target.model)
-    if now_there == target.release:
+    if now_there == target.release and not (again and rejected is not None):
         return None
     text = known or record or ""
     config.parse_record(text, target.record)  # its content must have the id that is promoted
     branch_files = {} if known else _record_files(origin, main, target, text)
-    _push_branch(origin, main, target, branch_files)
+    forgiven = [target.rejection] if rejected is not None else []
+    _push_branch(origin, main, target, branch_files, forgiven)
     facts = core.facts(target, msgspec.to_builtins(config.read_record(text, target.record)), now_there)
     return forge.open(target.branch, target.title, body(facts), AUTOMATION)
 
@@ -150,7 +168,9 @@ def _record_files(origin: Origin, main: str, target: Target, record: str) -> dic
     return files
 
 
-def _push_branch(origin: Origin, main: str, target: Target, files: Mapping[str, str]) -> None:
+def _push_branch(
+    origin: Origin, main: str, target: Target, files: Mapping[str, str], removed: Sequence[str] = ()
+) -> None:
     """Push the promotion's branch, made from main: the record's commit if needed, then the one line."""
     folder = origin.checkout
     head = main
@@ -159,7 +179,7 @@ def _push_branch(origin: Origin, main: str, target: Target, files: Mapping[str, 
         head = plumbing.commit(folder, plumbing.tree(folder, head, files), (head,), text, AUTOMATION)
     line = set_release(origin.read(main, target.path) or "models: {}\n", target.model, target.release)
     config.parse_release_file(line, target.path)  # never push what the agent can't read
-    tree = plumbing.tree(folder, head, {target.path: line})
+    tree = plumbing.tree(folder, head, {target.path: line, **dict.fromkeys(removed)})
     there = origin.head(target.branch)
     if there and plumbing.git(folder, "rev-parse", f"{there}^{{tree}}") == tree:
         return  # it says exactly this already

@@ -5,20 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from tidegate.core.rollout import request_rollback
-from tidegate.core.state import ModelState, Want
+from tidegate.core.asking import VERBS, Ask, ask
+from tidegate.core.state import ModelState, Note, Want
 from tidegate.errors import TidegateError
-from tidegate.ports import Inbox
+from tidegate.ports import Inbox, Request
 
 Answers = dict[str, dict[str, Any]]  # request → answer
 
 
 class Desk:
-    """Takes requests and gives answers. `hurry` makes the agent look at Git at once."""
+    """Takes requests and gives answers. `hurry` makes the agent look at Git at once.
+
+    `told` are the notes of what the last call of `take` did, by model.
+    """
 
     def __init__(self, plane: str, inbox: Inbox, hurry: Callable[[], None]) -> None:
         self.plane, self.inbox, self.hurry = plane, inbox, hurry
         self.problem = ""
+        self.told: list[tuple[str, Note]] = []
 
     def take(
         self, given: Answers, models: dict[str, ModelState], want: Callable[[str], Want], now: float
@@ -28,6 +32,7 @@ class Desk:
         `given` are the answers that were stored with what they did: a request whose answer could not be
         delivered, or whose agent was killed before, is answered again and never followed twice.
         """
+        self.told = []
         try:
             pending = self.inbox.pending(self.plane)
         except TidegateError as error:
@@ -37,17 +42,30 @@ class Desk:
         answers: Answers = {}
         for request in pending:
             key = str(request.id)
-            if key in given:
-                answers[key] = given[key]
-            elif request.kind == "poke":
-                self.hurry()
-                answers[key] = {"accepted": True, "text": "looking at Git now"}
-            elif request.kind == "rollback":
-                answers[key] = _roll_back(request.payload, models, want, now)
-            else:
-                text = f"this agent does not know the request {request.kind}"
-                answers[key] = {"accepted": False, "text": text}
+            answers[key] = given[key] if key in given else self._follow(request, models, want, now)
         return answers
+
+    def _follow(
+        self, request: Request, models: dict[str, ModelState], want: Callable[[str], Want], now: float
+    ) -> dict[str, Any]:
+        if request.kind == "poke":
+            self.hurry()
+            return {"accepted": True, "text": "looking at Git now"}
+        if request.kind not in VERBS:
+            return {"accepted": False, "text": f"this agent does not know the request {request.kind}"}
+        payload: Mapping[str, Any] = request.payload
+        model = str(payload.get("model", ""))
+        before = models.get(model)
+        if before is None:
+            return {"accepted": False, "text": f"no model is called {model or '(none named)'} here"}
+        by, reason = str(payload.get("by", "somebody")), " ".join(str(payload.get("reason", "")).split())
+        asked = Ask(str(payload.get("environment", "")), by, reason, now, want(model))
+        models[model], text, notes = ask(request.kind, before, asked)
+        self.told += [(model, note) for note in notes]
+        accepted = models[model] is not before
+        rollout = models[model].rollout
+        about = {"release": rollout.release} if accepted and rollout else {}
+        return {"accepted": accepted, "text": text} | about
 
     def answer(self, answers: Answers) -> None:
         """Deliver answers that are stored; one that can't be delivered stays open."""
@@ -56,18 +74,3 @@ class Desk:
                 self.inbox.done(self.plane, int(request), answer)
             except TidegateError as error:
                 self.problem = str(error)
-
-
-def _roll_back(
-    payload: Mapping[str, Any], models: dict[str, ModelState], want: Callable[[str], Want], now: float
-) -> dict[str, Any]:
-    model, environment = str(payload.get("model", "")), str(payload.get("environment", ""))
-    before = models.get(model)
-    if before is None:
-        return {"accepted": False, "text": f"no model is called {model or '(none named)'} here"}
-    by, reason = str(payload.get("by", "somebody")), str(payload.get("reason", ""))
-    state, text = request_rollback(before, environment, by=by, reason=reason, now=now, want=want(model))
-    models[model] = state
-    answer = {"accepted": state is not before, "text": text}
-    left = state.rollout.release if state is not before and state.rollout else ""
-    return answer | ({"release": left} if left else {})

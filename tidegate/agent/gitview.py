@@ -22,6 +22,7 @@ class GitView:
     def __init__(self, plane: str, repository: Repository) -> None:
         self.plane, self.repository = plane, repository
         self.desired: Desired | None = None
+        self._wishes: tuple[Desired, Wishes] | None = None
         self._away = ""  # why the remote can't be read now
         self._malformed = ""  # why its newest commit is not followed
         self._head = ""
@@ -34,6 +35,12 @@ class GitView:
         """Return what keeps this plane from following Git, or nothing."""
         return "; ".join(text for text in (self._malformed, self._away) if text)
 
+    def wishes(self, desired: Desired) -> Wishes:
+        """Return what a commit wants of this plane, worked out once."""
+        if self._wishes is None or self._wishes[0] is not desired:
+            self._wishes = (desired, Wishes(desired, self.plane))
+        return self._wishes[1]
+
     def resume(self, commit: str) -> None:
         """Go on from the commit that was in force before; a remote that is away is no obstacle."""
         try:
@@ -43,7 +50,8 @@ class GitView:
 
     def due(self, now: float, poll: float) -> bool:
         """Tell whether it is time to ask the remote, less often while it does not answer."""
-        if not (self._hurry or now >= self._next):
+        patient = self._next - MAX_BACKOFF <= now < self._next  # further off: the clock was moved back
+        if patient and not self._hurry:
             return False
         self._hurry = False
         self._next = now + min(MAX_BACKOFF, poll * 2 ** min(self._failures, 10))
@@ -81,13 +89,24 @@ class GitView:
         self._failures, self._away = 0, ""
 
 
-def wanted(desired: Desired, plane: str, model: str) -> Want:
-    """Return what Git wants of a model on a plane: the plane's own environment first, its slices after it."""
-    mine = [env for env in desired.environments.values() if env.platform.plane == plane]
-    mine.sort(key=lambda env: env.name != plane)
-    targets = tuple(Target(env.name, env.releases.get(model), env.plan(model)) for env in mine)
-    known = frozenset(r.id for r in desired.records.values() if r.model == model)
-    return Want(targets, frozenset(desired.rejections), known)
+class Wishes:
+    """What one commit wants of each model on a plane, worked out once."""
+
+    def __init__(self, desired: Desired, plane: str) -> None:
+        self._mine = [env for env in desired.environments.values() if env.platform.plane == plane]
+        self._mine.sort(key=lambda env: env.name != plane)  # its slices rest on the plane's own environment
+        self._rejected = frozenset(desired.rejections)
+        self._known: dict[str, set[str]] = {}
+        for record in desired.records.values():
+            self._known.setdefault(record.model, set()).add(record.id)
+        self._wants: dict[str, Want] = {}
+
+    def of(self, model: str) -> Want:
+        """Return what is wanted of a model: the plane's own environment first, its slices after it."""
+        if model not in self._wants:
+            targets = tuple(Target(e.name, e.releases.get(model), e.plan(model)) for e in self._mine)
+            self._wants[model] = Want(targets, self._rejected, frozenset(self._known.get(model, ())))
+        return self._wants[model]
 
 
 def refusals(desired: Desired, model: str, want: Want, running: str | None) -> dict[str, str]:

@@ -36,16 +36,17 @@ class BackOff:
     """Says when a job that failed may be tried again: after 1 s, 2 s, 4 s and so on."""
 
     def __init__(self) -> None:
-        self._failed: dict[str, tuple[int, float]] = {}  # key → failures in a row, not before
+        self._failed: dict[str, tuple[int, float, float]] = {}  # key → failures in a row, from, not before
 
     def ready(self, key: str, now: float) -> bool:
         """Tell whether it may be tried."""
-        return now >= self._failed.get(key, (0, now))[1]
+        _, since, until = self._failed.get(key, (0, now, now))
+        return not since <= now < until  # before: the clock was moved back
 
     def failed(self, key: str, now: float, longest: float) -> None:
         """Wait twice as long as before, `longest` seconds at most."""
-        times = self._failed.get(key, (0, 0.0))[0]
-        self._failed[key] = (times + 1, now + min(longest, 2.0 ** min(times, 30)))
+        times = self._failed.get(key, (0, 0.0, 0.0))[0]
+        self._failed[key] = (times + 1, now, now + min(longest, 2.0 ** min(times, 30)))
 
     def done(self, key: str) -> None:
         """Begin anew: it worked."""

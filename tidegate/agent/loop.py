@@ -16,21 +16,25 @@ from typing import Any
 import msgspec
 
 from tidegate.agent.desk import Answers, Desk
-from tidegate.agent.gitview import MAX_BACKOFF, GitView, behind, refusals, wanted
+from tidegate.agent.gitview import MAX_BACKOFF, GitView, behind, refusals
 from tidegate.agent.hands import Hands
-from tidegate.agent.jobs import BackOff, Jobs
+from tidegate.agent.jobs import BackOff, InlineJobs, Jobs
+from tidegate.agent.measuring import Measuring
 from tidegate.agent.sight import Sight, View
+from tidegate.agent.telling import Teller, event
 from tidegate.config import AgentSpec, Desired
 from tidegate.core import rollout as core
-from tidegate.core.state import Action, ModelState, Note, Seen, Want
+from tidegate.core.state import Action, ModelState, Note, Want
 from tidegate.core.status import lasting, plane_status
 from tidegate.errors import Conflict, LeaseLost, TidegateError
 from tidegate.ports import (
     Clock,
     Event,
     Inbox,
+    Measures,
     Metrics,
     Notifier,
+    Recorder,
     Repository,
     Route,
     Router,
@@ -59,6 +63,9 @@ class Ports:
     clock: Clock
     jobs: Jobs
     mirror: Callable[[Desired], None] | None = None  # e.g. MLflow's aliases after Git
+    measures: tuple[Measures, ...] = ()
+    recorder: Recorder | None = None
+    readers: Jobs = field(default_factory=InlineJobs)  # what `measures` are read by: they may hang
 
 
 @dataclass
@@ -85,6 +92,8 @@ class _Round:
     answers: Answers = field(default_factory=dict)
     told: dict[str, tuple[Want, ModelState, frozenset[str]]] = field(default_factory=dict)
     actions: list[tuple[str, Action]] = field(default_factory=list)
+    notes: dict[str, list[Note]] = field(default_factory=dict)
+    at: float = 0.0
 
 
 class Agent:
@@ -100,6 +109,8 @@ class Agent:
         self.sight = Sight(ports.router, ports.metrics, ports.workloads)
         self.hands = Hands(plane, ports.workloads, ports.repository, ports.clock, ports.jobs)
         self.desk = Desk(plane, ports.inbox, self.git.hurry)
+        self.teller = Teller(plane, ports.notifier, ports.recorder)
+        self.measuring = Measuring(ports.measures, ports.readers, ports.clock)
         self.memory = _Memory()
 
     # ------------------------------------------------------------ life
@@ -161,6 +172,7 @@ class Agent:
         if not self._held(now):
             return False
         changed = self._collect(now)
+        self.measuring.collect()
         self._poll(now)
         desired = self.git.desired
         view = self.sight.look(now, self.hands.stopping)
@@ -198,12 +210,18 @@ class Agent:
         """Take one decision for each model."""
         models = dict(self.memory.models)
         given = self.memory.documents.get("answers", {})
-        answers = self.desk.take(given, models, lambda model: wanted(desired, self.plane, model), now)
+        wishes = self.git.wishes(desired)
+        answers = self.desk.take(given, models, wishes.of, now)
         self._problem("inbox", self.desk.problem)
-        found = _Round({}, [*self.memory.pending, *self._drift(view, now)], answers)
+        found = _Round({}, [*self.memory.pending, *self._drift(view, now)], answers, at=now)
+        for model, note in self.desk.told:
+            found.notes.setdefault(model, []).append(note)
+        missing = self._missing()
         for model in sorted({*desired.models(), *models}):
-            want, seen = wanted(desired, self.plane, model), self._seen(view, model)
-            decision = core.decide(models.get(model, ModelState()), want, seen, now)
+            state, want = models.get(model, ModelState()), wishes.of(model)
+            seen = replace(view.of(model), missing=missing.get(model, {}))
+            seen = self.measuring.add(seen, model, state, want, now)
+            decision = core.decide(state, want, seen, now)
             for environment, text in refusals(desired, model, want, decision.state.stable).items():
                 self._problem(f"{environment}/{model}", text)
             left = decision.state.rollout.release if decision.state.rollout else ""
@@ -212,12 +230,18 @@ class Agent:
             found.states[model] = decision.state
             found.told[model] = (want, decision.state, seen.alive)
             found.actions += [(model, action) for action in decision.actions]
-            found.events += [self._event(model, note, now) for note in decision.notes]
+            found.notes.setdefault(model, []).extend(decision.notes)
+            found.events += self.teller.events(model, decision.state, found.notes[model], now)
+        wants = {model: want for model, (want, _, _) in found.told.items()}
+        self.measuring.ask(found.states, wants, view.running, now)
         return found
 
-    def _seen(self, view: View, model: str) -> Seen:
-        missing = {release: text for (name, release), text in self.hands.missing.items() if name == model}
-        return replace(view.of(model), missing=missing)
+    def _missing(self) -> dict[str, dict[str, str]]:
+        """Return why releases can't be started here, by model."""
+        found: dict[str, dict[str, str]] = {}
+        for (model, release), text in self.hands.missing.items():
+            found.setdefault(model, {})[release] = text
+        return found
 
     def _drift(self, view: View, now: float) -> list[Event]:
         """Tell what somebody else made the router serve; it is put right in this tick."""
@@ -237,9 +261,6 @@ class Agent:
             if told.get(model, Route()) != routes.get(model, Route())
         ]
 
-    def _event(self, model: str, note: Note, now: float) -> Event:
-        return Event(now, self.plane, model, note.release, note.kind, note.text, note.data)
-
     # ------------------------------------------------------------ remembering
     def _store(self, desired: Desired | None, found: _Round) -> bool:
         """Store what was decided; False when it could not be, and then nothing may be done."""
@@ -249,7 +270,7 @@ class Agent:
         documents: dict[str, Any] = {}
         if desired is not None:
             documents["git"] = commit
-            documents["models"] = {m: msgspec.to_builtins(s) for m, s in found.states.items()}
+            documents["models"] = self._written(found.states)
             documents["answers"] = found.answers
             documents["status"] = plane_status(self.plane, self.url, commit, found.told, problems)
         else:
@@ -265,14 +286,25 @@ class Agent:
                 self.memory.problems["state"] = broken  # not told again while it stays the same
                 self._problem("state", str(error))
                 return False
+        before, self.memory.models = self.memory.models, found.states
         self.memory.documents.update(fresh)
-        self.memory.models = found.states
         if desired is not None:
             self.memory.pending = []
-        for event in found.events:
-            log.info("%s %s", event.kind, event.text)
-            self.ports.notifier.notify(event)
+        self.teller.tell(found.events)
+        for model, (want, state, _) in found.told.items():
+            old = before.get(model, ModelState())
+            self.teller.record(model, want, old, state, found.notes.get(model, ()), found.at)
         return True
+
+    def _written(self, states: dict[str, ModelState]) -> dict[str, Any]:
+        """Return states as JSON types; what did not change is not made anew."""
+        last, stored = self.memory.models, self.memory.documents.get("models", {})
+        return {
+            model: stored[model]
+            if model in stored and last.get(model) == state
+            else msgspec.to_builtins(state)
+            for model, state in states.items()
+        }
 
     def _problem(self, key: str, text: str) -> None:
         if text and self.memory.problems.get(key) != text:
@@ -314,7 +346,7 @@ class Agent:
             else:
                 told = self.hands.take(job, now)
                 if told is not None:
-                    self.memory.pending.append(self._event(told.model, told.note, told.at))
+                    self.memory.pending.append(event(self.plane, told.model, told.note, told.at))
                 kind, _, rest = job.key.partition("/")
                 if kind == "Warm" and job.error is None:
                     self.sight.warmed(*rest.split("/"))

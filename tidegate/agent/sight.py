@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TypeVar
 
 from tidegate.core.state import ModelState, Phase, Seen, needed, traffic, weights
 from tidegate.errors import NoData, TidegateError
 from tidegate.ports import Counters, Metrics, ReplicaState, Route, Router, RouteTable, Workload, Workloads
+
+V = TypeVar("V")
 
 PATIENCE = 3.0  # seconds that a probe may fail, at two looks at least, until a release counts as dead
 
@@ -29,30 +33,48 @@ class View:
         """True when workloads and routes were both seen: otherwise no route but a `retreat` is written."""
         return self.workloads is not None and self.routes is not None
 
+    @cached_property
+    def running(self) -> dict[str, dict[str, Workload]]:
+        """What runs, by model and release."""
+        return _grouped((self.workloads or {}).items())
+
+    @cached_property
+    def _alive(self) -> dict[str, dict[str, bool]]:
+        return _grouped((key, True) for key in self.alive)
+
+    @cached_property
+    def _warmed(self) -> dict[str, dict[str, bool]]:
+        return _grouped((key, True) for key in self.warmed)
+
+    @cached_property
+    def _failed(self) -> dict[str, dict[str, str]]:
+        return _grouped(self.failed.items())
+
+    @cached_property
+    def _counters(self) -> dict[str, dict[str, Counters]]:
+        return _grouped((self.counters or {}).items())
+
     def of(self, model: str) -> Seen:
         """Return one model's part."""
         route = self.routes.get(model, Route()) if self.routes is not None else None
-        counts = self.counters
+        counts, running = self._counters.get(model, {}), self.running.get(model, {})
         return Seen(
-            workloads=None
-            if self.workloads is None
-            else {r: w.ready for (m, r), w in self.workloads.items() if m == model},
-            alive=frozenset(r for m, r in self.alive if m == model),
-            warmed=frozenset(r for m, r in self.warmed if m == model),
-            failed={r: text for (m, r), text in self.failed.items() if m == model},
+            workloads=None if self.workloads is None else {r: w.ready for r, w in running.items()},
+            alive=frozenset(self._alive.get(model, ())),
+            warmed=frozenset(self._warmed.get(model, ())),
+            failed=self._failed.get(model, {}),
             weights=None if route is None else {r: w for r, w in route.weights.items() if w},
             mirror={} if route is None else route.mirror,
-            counts=None if counts is None else {r: c for (m, r), c in counts.items() if m == model},
-            active={r: c.active for (m, r), c in (counts or {}).items() if m == model},
+            counts=None if self.counters is None else counts,
+            active={r: c.active for r, c in counts.items()},
         )
 
     def table(self, states: Mapping[str, ModelState]) -> RouteTable | None:
         """Return the routes that these states ask for, or None when the router serves them already."""
-        workloads, routes = self.workloads or {}, self.routes or {}
+        routes = self.routes or {}
         table: dict[str, Route] = {}
         for model, state in states.items():
-            mine = {r: w for (m, r), w in workloads.items() if m == model}
-            alive = frozenset(r for m, r in self.alive if m == model)
+            mine, alive = self.running.get(model, {}), frozenset(self._alive.get(model, ()))
             served = weights(state, frozenset(mine), alive)
             known = routes.get(model, Route()).endpoints
             keep = [r for r in mine if r in served or r in alive or r in known]
@@ -83,10 +105,20 @@ class View:
             if rollout is None or rollout.phase is not Phase.ROLLING_BACK or state.stable == rollout.release:
                 continue
             back = rollout.stable
-            reached = route.weights.get(rollout.release) or route.mirror.get(rollout.release)
+            release = rollout.release
+            tried = any(to == release for _, to in route.matches)
+            reached = route.weights.get(release) or route.mirror.get(release) or tried
             if back and route.endpoints.get(back) and reached:
                 routes[model] = Route({back: 100}, route.endpoints)
         return None if routes == dict(self.routes or {}) else routes
+
+
+def _grouped(items: Iterable[tuple[tuple[str, str], V]]) -> dict[str, dict[str, V]]:
+    """Return model → release → value; worked out once a look, so that a look's cost grows with its models."""
+    found: dict[str, dict[str, V]] = {}
+    for (model, release), value in items:
+        found.setdefault(model, {})[release] = value
+    return found
 
 
 class Sight:

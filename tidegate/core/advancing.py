@@ -87,12 +87,12 @@ def advance(
         if rollout.phase is Phase.ROLLING_BACK or not _goes_on_anyway(rollout, plan, results, now):
             return rollout
     if leg.pause.indefinite and rollout.resumed <= rollout.step:
-        return _told(rollout, FOR_RESUME, 2 * rollout.step + 3, since, notes)
+        return _told(rollout, "resume", FOR_RESUME, 2 * rollout.step + 3, since, notes)
     if coming is None:
         return _verified(rollout, rollout.reason if waiting else "every step passed", now, notes)
     if coming.manual and rollout.approved <= rollout.step + 1:
         waits = f"{coming.weight}% waits for `tidegate approve`"
-        return _told(rollout, waits, 2 * rollout.step + 4, since, notes)
+        return _told(rollout, "approve", waits, 2 * rollout.step + 4, since, notes)
     return enter(replace(rollout, phase=Phase.PROGRESSING, reason=""), planned, rollout.step + 1, notes)
 
 
@@ -101,10 +101,14 @@ def _paused(rollout: Rollout, reason: str, since: float) -> Rollout:
     return replace(rollout, phase=Phase.PAUSED, reason=reason, held=rollout.held + since)
 
 
-def _told(rollout: Rollout, reason: str, question: int, since: float, notes: list[Note]) -> Rollout:
+def _told(
+    rollout: Rollout, verb: str, reason: str, question: int, since: float, notes: list[Note]
+) -> Rollout:
     """Hold until a person says so, and tell them: each question once."""
     if rollout.asked < question:
-        notes.append(Note("waits", rollout.release, f"{rollout.environment}: {rollout.release}: {reason}"))
+        text = f"{rollout.environment}: {rollout.release}: {reason}"
+        data = {"waits": verb, "weight": rollout.weight, "findings": list(rollout.findings)}
+        notes.append(Note("paused", rollout.release, text, data))
     return _paused(replace(rollout, asked=max(question, rollout.asked)), reason, since)
 
 

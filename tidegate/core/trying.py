@@ -77,7 +77,7 @@ def _bandit(rollout: Rollout, leg: Leg, elapsed: float, now: float, notes: list[
     found = _counted(rollout.evidence, key)
     rewards = {rollout.release: found["candidate"], str(rollout.stable): found["stable"]}
     for arm in rollout.arms:
-        if not arm.out:
+        if not arm.out and arm.release in spec.arms:  # not the fresh copy of stable
             rewards[arm.release] = _counted(arm.evidence, key)["candidate"]
     decision = bandit.decide(spec, rewards, rollout.release, elapsed, rollout.weights)
     undecided = decision.verdict is Verdict.INCONCLUSIVE and not decision.over
