@@ -3,8 +3,9 @@
 They are real Bentos in a real store, verified, started, probed and stopped as every workload is. What
 they serve is a small asyncio server; a file named after the release says how it behaves:
 
-`dead` answers 500 to all, `errors 0.1` to a tenth; `garbage` sends bytes that are no HTTP to predictions,
+`dead` answers 500 to all, `errors 0.1` to a tenth; `garbage` sends bytes that are no HTTP to users,
 `rubbish` to its readiness probe too; `late 3` listens 3 s after its start; `slow 0.2` answers that late.
+None of them is sick in its warm-up, which would keep it from ever being tried.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ async def talk(reader, writer):
             head = (await reader.readuntil(b"\\r\\n\\r\\n")).decode().lower()
             size = int(head.partition("content-length:")[2].split("\\r")[0] or 0)
             await reader.readexactly(size)
-            predict, (how, much) = head.split(" ")[1] == "/predict", behaviour()
+            # What the router passes on carries an id; a warm-up comes straight from the agent.
+            predict, (how, much) = "x-request-id" in head, behaviour()
             if how == "rubbish" or (predict and how == "garbage"):
                 writer.write(b"\\x00\\xff no http at all\\r\\n\\r\\n")
                 await writer.drain()

@@ -1,0 +1,73 @@
+"""Disks that go wrong: a small one of its own for a plane's home, full, read-only, or refusing to write."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import resource
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+SIZE = 48  # MiB
+
+
+def _mount(*arguments: str) -> str:
+    """Mount something; returns why it can't be, or nothing."""
+    done = subprocess.run(["mount", *arguments], capture_output=True, text=True, timeout=30)
+    return done.stderr.strip()
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path) -> Iterator[str]:
+    """Give a folder a disk of its own; yields why that can't be had here (then it is a plain folder)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        refused = _mount("-t", "tmpfs", "-o", f"size={SIZE}m", "tmpfs", str(folder))
+    except OSError as error:
+        refused = str(error)
+    try:
+        yield refused
+    finally:
+        if not refused:
+            subprocess.run(["umount", "--lazy", str(folder)], check=True, timeout=30)
+
+
+@contextlib.contextmanager
+def full(folder: Path) -> Iterator[None]:
+    """Fill a folder's disk to its last byte."""
+    ballast = folder / "ballast"
+    with ballast.open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(65536))
+        except OSError as error:
+            assert error.errno == errno.ENOSPC, error
+    try:
+        yield
+    finally:
+        ballast.unlink()
+
+
+@contextlib.contextmanager
+def read_only(folder: Path) -> Iterator[str]:
+    """Let nobody who opens a file from now on write to it; yields why that can't be had here."""
+    refused = _mount("--bind", str(folder), str(folder))
+    if not refused:
+        refused = _mount("-o", "remount,bind,ro", str(folder))
+    try:
+        yield refused
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=False, timeout=30)
+
+
+@contextlib.contextmanager
+def no_writes(pid: int) -> Iterator[None]:
+    """Let every write of a process to a file fail, as on a disk whose quota is used up."""
+    before = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, before)
