@@ -145,9 +145,11 @@ class _Joined:
 
     def assign(self, seen: Assignment) -> None:
         unit = seen.id if self._by_request else seen.unit
-        if seen.id in self._unit_of or not unit:
+        if seen.id in self._unit_of:
             return
         self._unit_of[seen.id] = unit
+        if not unit:
+            return
         if self._first.setdefault(unit, seen).release != seen.release:
             self._crossed.add(unit)
         for came in self._early.pop(seen.id, []):
@@ -157,7 +159,7 @@ class _Joined:
         unit = self._unit_of.get(came.id)
         if unit is None:
             self._early.setdefault(came.id, []).append(came)
-        elif came.name in self._windows:
+        elif unit and came.name in self._windows:
             late = due(self._first[unit].at, self._windows[came.name], came.at)
             if not late:
                 self._known.setdefault((unit, came.name), came.value)
