@@ -21,15 +21,21 @@ from tidegate.machine.processes import free_ports
 
 
 class Pages:
-    """A server whose pages a test writes: path → (status, body). It notes each target that was asked."""
+    """A server whose pages a test writes: path → (status, body). It notes each target that was asked, and
+    counts connections."""
 
     def __init__(self) -> None:
         self.pages: dict[str, tuple[int, bytes]] = {}
         self.asked: list[str] = []
+        self.connections = 0
         pages = self
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+
+            def setup(self) -> None:
+                pages.connections += 1
+                super().setup()
 
             def log_message(self, *_: object) -> None:
                 pass

@@ -61,7 +61,7 @@ def _answers(lines: bytes) -> Iterator[Answer]:
     for line in lines.split(b"\n"):
         try:
             answer = _decode(line)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except (ValueError, RecursionError):
             continue
         if math.isfinite(answer.at):
             yield answer

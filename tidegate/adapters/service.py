@@ -23,6 +23,7 @@ from tidegate.ports import Asked, Measured
 PATH = "/measures"
 TIMEOUT = 0.3  # seconds for one replica's answer
 KEPT = 256  # connections
+MOST = 64 * 1024  # bytes of an answer
 METRICS = ("prediction-drift", "missing-features")
 _REBUILD = "Build it anew: `tidegate package` at its commit makes a Bento that counts, or drop the check."
 
@@ -109,10 +110,10 @@ class ServiceMeasures:
             return (instance, row) if row else None
         while len(self._at) > 4 * KEPT:
             del self._at[next(iter(self._at))]
-        self._at[rollout, endpoint] = answer.instance
+        instance = self._at[rollout, endpoint] = f"{endpoint}/{answer.instance}"
         # Only what began under our eyes, and by a clock that was not moved since, is new as a whole.
         fresh = max(self._began, asked.since) <= answer.started <= self._clock()
-        return answer.instance, self._readings.take(rollout, answer.instance, answer.row, fresh=fresh)
+        return instance, self._readings.take(rollout, instance, answer.row, fresh=fresh)
 
     def _by_check(self, plan: Plan, rows: list[tuple[str, Row]]) -> Measured:
         tallies, bins = {}, {}
@@ -145,14 +146,15 @@ class ServiceMeasures:
             self._connections[endpoint] = connection
         connection.request("GET", PATH)
         answer = connection.getresponse()
-        body = answer.read(65536)
-        if not answer.isclosed():
+        body = answer.read(MOST)
+        if len(body) == MOST:
             return self._hang_up(endpoint, f"{PATH} answered more than is meant")
+        answer.read()  # nothing is left: only now may the connection be used again
         if answer.status != 200:
             return _Silent(f"{PATH} answered {answer.status}", old=answer.status == 404)
         try:
             return msgspec.json.decode(body, type=_Answer)
-        except msgspec.MsgspecError as error:
+        except (ValueError, RecursionError) as error:
             return _Silent(f"{PATH} answered nothing to count ({error})")
 
     def _hang_up(self, endpoint: str, why: str) -> _Silent:
