@@ -8,6 +8,8 @@ decides by itself when its leg is over (`trying`), and a person may have to say 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 
 from tidegate.core.analysis import CheckResult
@@ -20,7 +22,7 @@ from tidegate.core.verdict import Verdict
 
 replace = msgspec.structs.replace
 
-Results = tuple[CheckResult, ...]
+Results = Iterable[CheckResult]
 FOR_RESUME = "its pause lasts until `tidegate resume`"
 
 

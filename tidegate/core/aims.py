@@ -66,19 +66,30 @@ class Aim:
 
 
 def aims_of(checks: Sequence[Check]) -> tuple[Aim, ...]:
-    """Return every part of every check, in the checks' order; remembered for a plan's own tuple."""
-    known = _KNOWN.get(id(checks))
-    if known is not None and known[0] is checks:
-        return known[1]
-    made = tuple(aim for check in checks for aim in _aims(check))
-    if type(checks) is tuple:  # can't change while it is held here
+    """Return every part of every check, in the checks' order."""
+    return _known(checks)[1]
+
+
+def compares_latency(checks: Sequence[Check]) -> bool:
+    """Return whether any part needs stable's latencies."""
+    return _known(checks)[2]
+
+
+_Known = tuple[Sequence[Check], tuple[Aim, ...], bool]
+_KNOWN: dict[int, _Known] = {}  # by the identity of a plan's own tuple, which can't change while it is held
+
+
+def _known(checks: Sequence[Check]) -> _Known:
+    found = _KNOWN.get(id(checks))
+    if found is not None and found[0] is checks:
+        return found
+    aims = tuple(aim for check in checks for aim in _aims(check))
+    made = (checks, aims, any(aim.kind is Kind.SLOWER for aim in aims))
+    if type(checks) is tuple:
         if len(_KNOWN) >= 4096:
             _KNOWN.clear()
-        _KNOWN[id(checks)] = (checks, made)
+        _KNOWN[id(checks)] = made
     return made
-
-
-_KNOWN: dict[int, tuple[Sequence[Check], tuple[Aim, ...]]] = {}
 
 
 def _aims(check: Check) -> tuple[Aim, ...]:

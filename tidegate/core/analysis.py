@@ -7,7 +7,8 @@ changes and what holds a step: docs/decisions/0001-evidence.md; how each check i
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -19,23 +20,27 @@ from tidegate.core.parts import Evidence, Part
 from tidegate.core.plan import Check
 from tidegate.core.pooling import breached, is_over, start, threshold, update
 from tidegate.core.verdict import Verdict
-from tidegate.core.weighing import CONFIDENCE
+from tidegate.core.weighing import CONFIDENCE, NONE, settled
 
 __all__ = [
     "CONFIDENCE",
     "LEANING",
+    "SHOWN",
     "CheckResult",
     "Counts",
     "Evidence",
+    "Judgement",
     "Window",
     "breached",
     "delta",
     "judge",
+    "shown",
     "start",
     "threshold",
     "update",
 ]
 
+SHOWN = 5.0  # seconds between two looks at which every number is worked out, where nothing hangs on it
 LEANING = math.log(3)  # log evidence from which a step is better held than left
 
 
@@ -99,8 +104,46 @@ def judge(
         part = evidence.parts.get(aim.name)
         if part is None or part.spec != aim.spec:
             part = Part(aim.spec)
+        part = settled(part, aim, evidence.idle.get(aim.name, NONE))
         results.append(_judged(aim, part, evidence, level, confidence))
     return tuple(results)
+
+
+class Judgement:
+    """What `judge` says, worked out when somebody reads it: most looks only ask whether anything failed.
+
+    Iterating gives the results; `failed` is cheap.
+    """
+
+    def __init__(self, evidence: Evidence, checks: Sequence[Check], alpha: float) -> None:
+        self._asked = (evidence, checks, alpha)
+        self._results: tuple[CheckResult, ...] | None = None
+
+    @property
+    def failed(self) -> bool:
+        """Whether any check that is not a dry run has failed."""
+        return breached(*self._asked)
+
+    @property
+    def read(self) -> bool:
+        """Whether anybody asked for the results."""
+        return self._results is not None
+
+    @property
+    def results(self) -> tuple[CheckResult, ...]:
+        """One result for every part of every check."""
+        if self._results is None:
+            self._results = judge(*self._asked)
+        return self._results
+
+    def __iter__(self) -> Iterator[CheckResult]:
+        return iter(self.results)
+
+
+def shown(name: str, before: float, now: float) -> bool:
+    """Return whether numbers for people are due: every `SHOWN` seconds, not for all rollouts at once."""
+    turn = zlib.crc32(name.encode()) % 1000 / 1000 * SHOWN
+    return math.floor((now + turn) / SHOWN) != math.floor((before + turn) / SHOWN)
 
 
 def _judged(aim: Aim, part: Part, evidence: Evidence, level: float, confidence: float) -> CheckResult:

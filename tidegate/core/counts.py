@@ -6,6 +6,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from operator import add
 from typing import Any, Protocol, TypeVar
 
 Buckets = tuple[tuple[float, int], ...]  # (upper bound in ms, answers in this bucket), ascending
@@ -49,13 +50,13 @@ class Counts:
         """Return the sum; of buckets with different bounds, the newer ones."""
         mine, new = self.latency, other.latency
         if mine and new and [b for b, _ in mine] == [b for b, _ in new]:
-            new = tuple((bound, a + b) for (bound, a), (_, b) in zip(mine, new, strict=True))
+            new = tuple([(bound, a + b) for (bound, a), (_, b) in zip(mine, new, strict=True)])
         return Counts(
             self.requests + other.requests,
             self.errors + other.errors,
             new or mine,
-            _added(self.tallies, other.tallies),
-            _added(self.bins, other.bins),
+            added(self.tallies, other.tallies),
+            added(self.bins, other.bins),
         )
 
     def tally(self, name: str) -> Tally:
@@ -66,7 +67,7 @@ class Counts:
 N = TypeVar("N", bound=tuple[int, ...])
 
 
-def _added(mine: Mapping[str, N], new: Mapping[str, N]) -> dict[str, N]:
+def added(mine: Mapping[str, N], new: Mapping[str, N]) -> dict[str, N]:
     """Return the sums by name; of rows of different lengths, the newer one."""
     if not new:
         return dict(mine)
@@ -74,7 +75,7 @@ def _added(mine: Mapping[str, N], new: Mapping[str, N]) -> dict[str, N]:
     for name, row in new.items():
         old = result.get(name)
         same = old is not None and len(old) == len(row)
-        result[name] = tuple(a + b for a, b in zip(old, row, strict=True)) if same and old else row  # type: ignore[assignment]
+        result[name] = tuple(map(add, old, row)) if same and old else row  # type: ignore[assignment]
     return result
 
 
@@ -117,7 +118,7 @@ def _delta_of_instances(before: Mapping[str, N], after: Mapping[str, N]) -> dict
         name, old = key.partition("@")[0], before.get(key)
         if old is not None and len(old) == len(row) and all(b >= a for a, b in zip(old, row, strict=True)):
             row = tuple(b - a for a, b in zip(old, row, strict=True))  # type: ignore[assignment]
-        found = _added(found, {name: row})
+        found = added(found, {name: row})
     return found
 
 
@@ -145,19 +146,32 @@ def _per_bucket(cumulative: Sequence[tuple[float, int]]) -> Buckets:
     return tuple(result)
 
 
+class Tail:
+    """One arm's answers of a look, to be asked for several limits."""
+
+    __slots__ = ("answers", "buckets", "row")
+
+    def __init__(self, buckets: Buckets) -> None:
+        self.buckets = buckets
+        self.row = [count for _, count in buckets]
+        self.answers = sum(self.row)
+
+    def slower(self, limit: float) -> tuple[int, int, int]:
+        """Return (answers, surely slower than `limit` ms, possibly slower)."""
+        first = bisect_left(self.buckets, (limit * (1 - 1e-9),))  # buckets before it end below the limit
+        if first == len(self.row):
+            return self.answers, 0, 0
+        possible = sum(self.row[first:])
+        if self.buckets[first][0] <= limit * (1 + 1e-9):  # this one ends at the limit
+            possible -= self.row[first]
+            return self.answers, possible, possible
+        straddles = not first or self.buckets[first - 1][0] < limit * (1 - 1e-9)
+        return self.answers, possible - (self.row[first] if straddles else 0), possible
+
+
 def slower(buckets: Buckets, limit: float) -> tuple[int, int, int]:
     """Return (answers, surely slower than `limit`, possibly slower)."""
-    edge, over = limit * (1 - 1e-9), limit * (1 + 1e-9)
-    answers = sum([count for _, count in buckets])
-    first = bisect_left(buckets, (edge,))  # buckets before it end below the limit
-    tail = buckets[first:]
-    if tail and tail[0][0] <= over:  # its upper bound is the limit
-        tail = tail[1:]
-        certain = sum([count for _, count in tail])
-        return answers, certain, certain
-    possible = sum([count for _, count in tail])
-    lower = buckets[first - 1][0] if first else 0.0
-    return answers, possible - (tail[0][1] if tail and lower < edge else 0), possible
+    return Tail(buckets).slower(limit)
 
 
 def counts_to_dict(counts: Counts) -> dict[str, Any]:

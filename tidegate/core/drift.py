@@ -90,15 +90,19 @@ def mirrored(bins: Sequence[int]) -> tuple[int, ...]:
     return tuple(bins[::-1])
 
 
-def mean_moved(mine: Sequence[int], theirs: Sequence[int], limit: float, alpha: float) -> float:
-    """Return the evidence that the mean has moved from stable's by more than `limit`, either way.
+Moved = tuple[float, ...]
+
+
+def mean_moved(mine: Sequence[Histogram], theirs: Histogram, limit: float, alpha: float) -> Moved:
+    """Return the evidence that each mean of `mine` has moved from stable's by more than `limit`, either way.
 
     It is a failure at 2/alpha: the other half of alpha is in stable's two bounds.
     """
-    found = 0.0
-    for one, other in ((mine, theirs), (mirrored(mine), mirrored(theirs))):
-        found += 0.5 * above(low_moments(one), upper(high_moments(other), alpha / 4) + limit)
-    return found
+    high = upper(high_moments(theirs), alpha / 4) + limit
+    low = upper(high_moments(mirrored(theirs)), alpha / 4) + limit
+    return tuple(
+        [0.5 * above(low_moments(one), high) + 0.5 * above(low_moments(mirrored(one)), low) for one in mine]
+    )
 
 
 def mean_bound(mine: Sequence[int], theirs: Sequence[int], alpha: float) -> float:
@@ -141,23 +145,28 @@ def _around(n: int, alpha: float) -> float:
     return min(1.0, math.sqrt((spread + rho) * math.log((spread + rho) / (rho * alpha * alpha))) / n)
 
 
-def gap_moved(mine: Sequence[int], theirs: Sequence[int], limit: float, alpha: float) -> float:
-    """Return the evidence that the distributions are more than `limit` apart somewhere; failure at 2/alpha.
+def gap_moved(mine: Sequence[Histogram], theirs: Histogram, limit: float, alpha: float) -> Moved:
+    """Return the evidence that each of `mine` is more than `limit` from stable somewhere; failure at 2/alpha.
 
     It is the mixture over all cuts and both sides, of which only the two largest terms are worked out: what
     is left out can only add. Stable's share below each cut is bounded at alpha/2 for all cuts at once.
     """
-    n, m = sum(mine), sum(theirs)
+    m = sum(theirs)
+    around, below_theirs = _around(m, alpha / (2 * CUTS)), _cumulative(theirs)
+    return tuple([_gap_moved(one, (m, below_theirs), around + limit) for one in mine])
+
+
+def _gap_moved(mine: Histogram, stable: tuple[int, tuple[int, ...]], far: float) -> float:
+    n, (m, below_theirs) = sum(mine), stable
     if not n or not m:
-        return 0.0
-    around, found = _around(m, alpha / (2 * CUTS)), 0.0
-    below_mine, below_theirs = _cumulative(mine), _cumulative(theirs)
+        return 1.0  # nothing was bet
+    below_mine, found = _cumulative(mine), 0.0
     gaps = [k / n - s / m for k, s in zip(below_mine, below_theirs, strict=True)]
     for at, one, other in (
         (gaps.index(max(gaps)), below_mine, below_theirs),
         (gaps.index(min(gaps)), [n - k for k in below_mine], [m - s for s in below_theirs]),
     ):
-        found += above((n, one[at], one[at]), other[at] / m + around + limit) / (2 * CUTS)
+        found += above((n, one[at], one[at]), other[at] / m + far) / (2 * CUTS)
     return found
 
 

@@ -133,31 +133,27 @@ def split_bets(share: float, above: bool) -> Bets:
     return _bets(share, [share_at(odds if above else 1 / odds, share) for odds in _ODDS])
 
 
-@lru_cache(maxsize=256)
-def _odds_of_risks(null: float) -> tuple[tuple[float, float], ...]:
-    return tuple((risk, math.log(risk / null)) for risk in risk_grid(null))
+_FINE, _COARSE = math.log(1.05), math.log(1.5)  # steps that the odds of a share of trials are rounded to
 
 
-def risk_factors(null: float, mine: tuple[int, int], theirs: tuple[int, int]) -> tuple[float, ...]:
-    """Return the same for two arms whose trials are known: (trials, events) of the one blamed, the other.
+def trial_share(mine: int, theirs: int, up: bool) -> float:
+    """Return one arm's share of both arms' trials, rounded up finely, or down to one of a few.
 
     Theorem: let K of n trials of one arm and S of m of the other be events, each independently, with rates
     a ≤ θ0·b. With ρ = n/(n+m), p_j = ρθ_j/(ρθ_j+1−ρ) and p0 the same of θ0 < θ_j, the factor
     r^K·q^S with r = p_j/p0 and q = (1−p_j)/(1−p0) has a mean of at most 1, whatever b is. Proof: the mean is
     (1+a(r−1))^n·(1+b(q−1))^m ≤ exp(na(r−1) + mb(q−1)) by 1+x ≤ e^x, and since r > 1 at most
-    exp(b(nθ0+m)·[p0(r−1) + (1−p0)(q−1)]) = exp(b(nθ0+m)·[p_j − p0 + p0 − p_j]) = 1. Given the past and
-    the trials of a batch each factor is therefore an e-value, and a product of them an e-process, for rates
-    that differ from batch to batch too. It is the share test of `risk_bets` with the share of the trials, and
-    gives away a little where events are common (1+x against e^x), never the error that was promised.
+    exp(b(nθ0+m)·[p0(r−1) + (1−p0)(q−1)]) = exp(b(nθ0+m)·[p_j − p0 + p0 − p_j]) = 1. With a larger ρ the
+    bracket, in which p0 then weighs less than r and q were made for, is below 0. So given the past and the
+    trials of a batch, `risk_bets` at this share, or one rounded up, are e-values, and their products
+    e-processes, also for rates that differ from batch to batch. Nothing is asked of how trials were shared
+    out. Where events are common a little is given away (1+x against e^x), never the error that was promised.
+    For bounds of the risk, which bet on less of it, all signs are turned, and the share is rounded down.
     """
-    (n, mine_events), (m, their_events) = mine, theirs
-    both, base, exp, log = mine_events + their_events, n * null + m, math.exp, math.log
-    return tuple(
-        [
-            exp(min(mine_events * ratio - both * log((n * risk + m) / base), 575.0))
-            for risk, ratio in _odds_of_risks(null)
-        ]
-    )
+    step = _FINE if up else _COARSE
+    steps = math.log(mine / theirs) / step
+    odds = math.exp(step * (math.ceil(steps - 1e-9) if up else math.floor(steps + 1e-9)))
+    return odds / (1 + odds)
 
 
 _STAKES = log_spaced(0.02, 0.95, GRID)  # share of a purse that is at risk in one bet
@@ -170,11 +166,6 @@ def mean_factors(null: float, value: float) -> tuple[float, ...]:
     came in bursts (betting as in Waudby-Smith and Ramdas, 2023).
     """
     return tuple([1 + stake * (value / null - 1) for stake in _STAKES])
-
-
-def rounded_share(share: float) -> float:
-    """Return a share rounded down to one of a few, so that sums by share stay few; a bound only widens."""
-    return float(1.1 ** math.floor(math.log(share) / math.log(1.1) + 1e-9))
 
 
 def _reserve(trials: float) -> float:
@@ -296,16 +287,23 @@ def _below_and_slope(value: float, trials: float, events: float, goal: float) ->
 def risk_bound(sums: Sums, alpha: float) -> float:
     """Return the anytime-valid upper bound of the relative risk; inf when there is none below 1e6."""
     goal = -math.log(alpha)
-    low, high = 1e-3, 1e6
-    if log_evidence_risk_below(high, sums) < goal:
+    if log_evidence_risk_below(1e6, sums) < goal:
         return math.inf
-    for _ in range(16):
+    mine, both = sum(k for _, _, k in sums), sum(n for _, n, _ in sums)
+    mean = sum(share * n for share, n, _ in sums) / both
+    high = min(1e6, max(1e-3, (mine + 0.5) / (both - mine + 0.5) * (1 - mean) / mean))
+    while log_evidence_risk_below(high, sums) < goal and high < 1e6:
+        high *= 1.5
+    low = high / 1.5
+    while low > 1e-3 and log_evidence_risk_below(low, sums) >= goal:
+        low, high = low / 1.5, low
+    for _ in range(9):
         middle = math.sqrt(low * high)
         if log_evidence_risk_below(middle, sums) >= goal:
             high = middle
         else:
             low = middle
-    return high
+    return min(high, 1e6)
 
 
 def quantile_bound(buckets: Sequence[tuple[float, int]], quantile: float, alpha: float) -> float:

@@ -142,7 +142,7 @@ def _pooled(rollout: Rollout, release: str, stored: dict[str, object], fresh: _F
     share = max(share, found.share) if fresh.moved else share
     exact = not fresh.moved and not rollout.traffic.mirror
     window = counts.Window(fresh.counts[release], fresh.counts.get(against, Counts()), share, exact)
-    return analysis.update(found, leg.plan.checks, window, leg.plan.alpha, fresh.now).to_dict()
+    return analysis.update(found, leg.plan.checks, window, leg.plan.alpha, fresh.now).stored()
 
 
 def _share(rollout: Rollout, release: str, against: str, seen: Seen) -> float:
@@ -168,9 +168,9 @@ def throw_out(rollout: Rollout, leg: Leg, notes: list[Note]) -> Rollout:
 def _kept_in(rollout: Rollout, leg: Leg, arm: Arm, notes: list[Note]) -> Arm:
     if arm.out or not arm.evidence or not arm.weight:
         return arm
-    results = analysis.judge(evidence_of(arm.evidence, leg), leg.plan.checks, leg.plan.alpha)
-    broken = "; ".join(r.reason for r in results if r.verdict is Verdict.FAIL and not r.dry_run)
-    if not broken:
+    results = analysis.Judgement(evidence_of(arm.evidence, leg), leg.plan.checks, leg.plan.alpha)
+    if not results.failed:
         return arm
+    broken = "; ".join(r.reason for r in results if r.verdict is Verdict.FAIL and not r.dry_run)
     notes.append(Note("arm-out", arm.release, f"{rollout.environment}: {arm.release}: {broken}"))
     return replace(arm, out=broken, weight=0)

@@ -11,7 +11,6 @@ from tidegate.core import evidence as ev
 from tidegate.core.aims import UNITS, Aim, Kind, floored
 from tidegate.core.parts import Evidence, Part
 from tidegate.core.plan import Check
-from tidegate.core.weighing import CONFIDENCE
 
 
 @dataclass(slots=True)
@@ -102,12 +101,8 @@ def _turned(found: View, n: int, k: int, tail: str) -> View:
 
 
 def _bound(part: Part, confidence: float) -> float | None:
-    """Return the upper bound of the rate: the one that was worked out with the evidence, where that fits."""
-    if not part.trials:
-        return None
-    if confidence == CONFIDENCE and part.bound is not None:
-        return part.bound
-    return ev.rate_bound(part.trials, part.possible, 1 - confidence)
+    """Return the anytime-valid upper bound of the rate."""
+    return ev.rate_bound(part.trials, part.possible, 1 - confidence) if part.trials else None
 
 
 def _slower(aim: Aim, part: Part, failed: bool, confidence: float) -> View:
@@ -138,10 +133,8 @@ def _risk(aim: Aim, part: Part, failed: bool, confidence: float) -> View:
         return View(words, None, "–", "", limit, text, missing=why)
     of = f"{k} of the last {n}" if run is not part.pooled else f"{k}/{n}"
     found = View(words, k / n, percent(k / n), of, limit, text, "<" if aim.swapped else ">")
-    bound = part.bound
-    if confidence != CONFIDENCE:
-        risk = ev.risk_bound(part.sums, 1 - confidence)
-        bound = risk if math.isfinite(risk) else None
+    risk = ev.risk_bound(part.sums, 1 - confidence)
+    bound = risk if math.isfinite(risk) else None
     found.bound_text = "anything"
     if bound is not None:
         found.holds = bound <= aim.null
@@ -178,7 +171,7 @@ def _split(part: Part, evidence: Evidence) -> View:
     if not both:
         why = f"{words}: no look yet at a weight that stood still"
         return View(words, None, "–", "", evidence.share, percent(evidence.share), ">", missing=why)
-    meant = part.possible / both
+    meant = part.possible / part.trials if part.trials else evidence.share
     return View(
         words, mine / both, percent(mine / both), f"{mine}/{both}", meant, f"{percent(meant)} by weight", "≠"
     )

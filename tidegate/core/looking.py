@@ -100,10 +100,11 @@ def look(rollout: Rollout, plan: Plan, seen: Seen, now: float, notes: list[Note]
     rollout = _watched(rollout, leg, now)
     since, was_blind = now - rollout.looked, rollout.blind
     rollout = weigh(rollout, leg, seen, now)
-    results = analysis.judge(evidence_of(rollout.evidence, leg), leg.plan.checks, leg.plan.alpha)
-    rollout = replace(rollout, findings=tuple(r.as_dict() for r in results))
-    broken = [r for r in results if r.verdict is Verdict.FAIL and not r.dry_run]
-    if broken:
+    results = analysis.Judgement(evidence_of(rollout.evidence, leg), leg.plan.checks, leg.plan.alpha)
+    if results.failed or _to_show(rollout, leg, now - since, now):
+        rollout = replace(rollout, findings=tuple(r.as_dict() for r in results))
+    if results.failed:
+        broken = [r for r in results if r.verdict is Verdict.FAIL and not r.dry_run]
         return leave(rollout, Verdict.FAIL, "; ".join(r.reason for r in broken), notes)
     rollout = throw_out(rollout, leg, notes)
     unknown = unmeasured(leg, seen)
@@ -119,7 +120,16 @@ def look(rollout: Rollout, plan: Plan, seen: Seen, now: float, notes: list[Note]
         waited = waits_for_arms(rollout, seen)
         if waited:
             return replace(rollout, reason=f"waits for {waited}")
-    return advance(rollout, plan, planned, results, now, since, notes)
+    after = advance(rollout, plan, planned, results, now, since, notes)
+    if results.read and after.findings is rollout.findings:  # show the numbers that were decided by
+        after = replace(after, findings=tuple(r.as_dict() for r in results))
+    return after
+
+
+def _to_show(rollout: Rollout, leg: Leg, before: float, now: float) -> bool:
+    """Tell whether every check's numbers are wanted: an experiment adds its own to them at every look."""
+    due = analysis.shown(rollout.release, before, now) or leg.plan.interval > analysis.SHOWN
+    return due or leg.experiment or not rollout.findings
 
 
 def _watched(rollout: Rollout, leg: Leg, now: float) -> Rollout:

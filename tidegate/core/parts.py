@@ -17,7 +17,7 @@ _FORM = 2  # of what is stored: before it, purses were kept as logarithms over a
 Four = tuple[int, int, int, int]
 
 
-class Stretch(msgspec.Struct, frozen=True):
+class Stretch(msgspec.Struct, frozen=True, gc=False):
     """What was counted since a moment (seconds; None before the first look): trials and events."""
 
     since: float | None = None
@@ -25,7 +25,7 @@ class Stretch(msgspec.Struct, frozen=True):
     events: int = 0
 
 
-class Plain(msgspec.Struct, frozen=True):
+class Plain(msgspec.Struct, frozen=True, gc=False):
     """The windows of a `failureLimit`: how many were looked at, how many over the limit, the last such."""
 
     length: float
@@ -35,7 +35,7 @@ class Plain(msgspec.Struct, frozen=True):
     last: tuple[int, int] = (0, 0)
 
 
-class Part(msgspec.Struct, frozen=True, omit_defaults=True):
+class Part(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """The evidence of one part of a check; `spec` names what it was gathered for.
 
     `pooled` and `run` are (candidate trials, events, stable trials, events): of all looks, and since the
@@ -43,8 +43,8 @@ class Part(msgspec.Struct, frozen=True, omit_defaults=True):
     events that may have been: answers of a bucket that straddles the limit. `sums` are the events of
     both arms and the candidate's among them by share. `guard` is a second purse: of latency against
     stable, of a split's other side. `peak` is the largest log evidence of any look, `limit` the last one used
-    (ms, for latency; None: stable's quantile was never known well enough). `bound` is the anytime-valid upper
-    bound at `CONFIDENCE`, worked out when there were `bound_at` (trials, events). `open` is the stretch of a
+    (ms, for latency; None: stable's quantile was never known well enough), worked out when `known` answers of
+    stable were. `open` is the stretch of a
     `burst` that is not over yet; `bins` are the candidate's scores as this part, and its latest epoch, began,
     `banked` what the epochs before it won.
     """
@@ -62,8 +62,7 @@ class Part(msgspec.Struct, frozen=True, omit_defaults=True):
     level: float = 0.0
     peak: float = 0.0
     limit: float | None = None
-    bound: float | None = None
-    bound_at: tuple[float, float] = (0.0, 0.0)
+    known: int = 0
     open: Stretch = Stretch()
     plain: Plain | None = None
     bins: tuple[drift.Histogram, drift.Histogram] = ((), ())
@@ -72,17 +71,26 @@ class Part(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Stored(dict[str, Any]):
-    """Evidence as JSON that still knows what it was made of, so that the next look needn't read it."""
+    """Evidence as a state keeps it: what msgspec writes as JSON, and what the next look needn't read."""
 
     evidence: Evidence
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Mapping) and bool(other) and self.evidence == Evidence.from_dict(other)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    __hash__ = None
 
 
 @dataclass(frozen=True)
 class Evidence:
     """All evidence of one rollout; JSON by `to_dict`, back by `from_dict`. A few KB.
 
-    `share` and `at` (seconds) are the last look's. Of latencies only stable's are kept, and only where a
-    check compares with them.
+    `share` and `at` (seconds) are the last look's. Of latencies only stable's are kept, `answers` in all, and
+    only where a check compares with them. `idle` are the trials that a part has not weighed yet
+    (core.weighing).
     """
 
     candidate: Counts = Counts()
@@ -90,15 +98,23 @@ class Evidence:
     share: float = 0.0
     parts: Mapping[str, Part] = field(default_factory=dict)
     at: float = 0.0
+    idle: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    answers: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON types; an infinite bucket bound becomes null."""
+        document: dict[str, Any] = msgspec.to_builtins(dict(self.stored()))
+        return document
+
+    def stored(self) -> Stored:
+        """Return the same for a state that msgspec will write: parts are only made JSON then."""
         document = Stored(
             form=_FORM,
             candidate=_counts_to_dict(self.candidate),
             stable=_counts_to_dict(self.stable),
             share=self.share,
-            parts=msgspec.to_builtins(self.parts),
+            parts=self.parts,
+            idle=self.idle,
             at=self.at,
         )
         document.evidence = self
@@ -119,7 +135,9 @@ class Evidence:
         except (msgspec.ValidationError, AttributeError) as error:
             raise TypeError(f"this is not a rollout's evidence: {error}") from error
         candidate, stable = (counts_from_dict(value[arm]) for arm in ("candidate", "stable"))
-        return Evidence(candidate, stable, value["share"], parts, value.get("at", 0.0))
+        idle = {name: (int(n), int(m)) for name, (n, m) in value.get("idle", {}).items()}
+        answers = sum(count for _, count in stable.latency)
+        return Evidence(candidate, stable, value["share"], parts, value.get("at", 0.0), idle, answers)
 
 
 def _of_before(part: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from tidegate.core.aims import Aim, Kind, aims_of
-from tidegate.core.counts import Counts, Window
+from tidegate.core.aims import Aim, aims_of, compares_latency
+from tidegate.core.counts import Counts, Window, added
 from tidegate.core.parts import Evidence, Part
 from tidegate.core.plan import Check
-from tidegate.core.weighing import STEPS, Look
+from tidegate.core.weighing import NONE, STEPS, Look
 
 __all__ = [
     "Evidence",
@@ -51,24 +51,40 @@ def update(
 
     A part whose limit, quantile or tolerance was edited meanwhile starts anew; others go on.
     """
-    aims, known = aims_of(checks), evidence.parts
-    slow = any(aim.kind is Kind.SLOWER for aim in aims)
+    aims = aims_of(checks)
+    slow = compares_latency(checks)
     candidate = _pooled(evidence.candidate, window.candidate, False)
     stable = _pooled(evidence.stable, window.stable, slow)
     comparable = window.share < 1 and stable.requests > 0
     look = Look(window, evidence, candidate, stable, comparable, 1 / threshold(checks, alpha), now)
-    parts = {}
+    known, waiting, parts, idle = evidence.parts, evidence.idle, {}, {}
     for aim in aims:
-        part = known.get(aim.name)
+        part, left = known.get(aim.name), waiting.get(aim.name, NONE)
         if part is None or part.spec != aim.spec:
-            part = _begun(aim, evidence)
-        parts[aim.name] = STEPS[aim.kind](part, aim, look)
-    return Evidence(candidate, stable, window.share, parts, now)
+            part, left = _begun(aim, evidence), NONE
+        parts[aim.name], idle[aim.name] = STEPS[aim.kind](part, aim, left, look)
+    answers = evidence.answers + (look.theirs.answers if slow else 0)
+    return Evidence(candidate, stable, window.share, parts, now, idle, answers)
 
 
 def _pooled(mine: Counts, new: Counts, latency: bool) -> Counts:
-    """Return the sum, latencies only where they are asked for: they are most of the work."""
-    return mine.plus(new if latency else Counts(new.requests, new.errors, (), new.tallies, new.bins))
+    """Return the sum; latencies only where they are asked for, and of them the buckets that hold answers.
+
+    A bucket says that so many answers took at most so long; that stays true when the bounds change.
+    """
+    both = mine.latency
+    if latency and (fresh := [row for row in new.latency if row[1]]):
+        table = dict(both)
+        for bound, count in fresh:
+            table[bound] = table.get(bound, 0) + count
+        both = tuple(sorted(table.items()))
+    return Counts(
+        mine.requests + new.requests,
+        mine.errors + new.errors,
+        both,
+        added(mine.tallies, new.tallies),
+        added(mine.bins, new.bins),
+    )
 
 
 def _begun(aim: Aim, evidence: Evidence) -> Part:
@@ -93,6 +109,9 @@ def failed(part: Part | None, aim: Aim, goal: float) -> bool:
 def breached(evidence: Evidence, checks: Sequence[Check], alpha: float) -> bool:
     """Return whether any part that counts (not `dryRun`) has failed; cheaper than `judge`."""
     goal = math.log(threshold(checks, alpha))
-    return any(
-        failed(evidence.parts.get(aim.name), aim, goal) for aim in aims_of(checks) if not aim.check.dry_run
+    suspects = [name for name, part in evidence.parts.items() if part.peak >= goal or part.plain is not None]
+    return bool(suspects) and any(
+        failed(evidence.parts.get(aim.name), aim, goal)
+        for aim in aims_of(checks)
+        if not aim.check.dry_run and aim.name in suspects
     )

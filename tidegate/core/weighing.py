@@ -1,52 +1,102 @@
-"""What one look adds to one part of a check, for each kind of part. Pure."""
+"""What one look adds to one part of a check, for each kind of part. Pure.
+
+Most looks hold no event for most parts. Those are only added up (`Idle`), and weighed as one batch when an
+event comes or when they are a thirty-second of all: without an event no bet wins, and a reserve that is
+invested before a stretch of losses rather than during it is only poorer, so the error stays bounded.
+"""
 
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 
 from tidegate.core import drift
 from tidegate.core import evidence as ev
 from tidegate.core.aims import UNITS, Aim, Kind, counted
-from tidegate.core.counts import Counts, Window, slower
+from tidegate.core.counts import Counts, Tail, Window
 from tidegate.core.parts import Evidence, Four, Part, Plain, Stretch
 
 CONFIDENCE = 0.95  # how sure a step is, at PASS, that a limit is held; FAIL goes by alpha alone
 _RISE = 3  # the alternative, a few times the null, whose CUSUM tells where a breach began
-_AGAIN = 1.03  # a bound is worked out anew when there is so much more to know
+_STRETCH = 32  # eventless trials are weighed when they are one in so many
 
 replace = msgspec.structs.replace
+Idle = tuple[int, int]  # trials without an event since a part was last weighed: the candidate's, stable's
+Weighed = tuple[Part, Idle]
+NONE: Idle = (0, 0)
 
 
 @dataclass(slots=True)
 class Look:
-    """One look, and what was known before and after it."""
+    """One look, and what was known before and after it; `alpha` is that of one part, `now` in seconds."""
 
     window: Window
     before: Evidence
     candidate: Counts
     stable: Counts
     comparable: bool
-    alpha: float  # of one part
+    alpha: float
     now: float
+    _mine: Tail | None = field(default=None)
+    _theirs: Tail | None = field(default=None)
+
+    @property
+    def mine(self) -> Tail:
+        """The candidate's answers."""
+        if self._mine is None:
+            self._mine = Tail(self.window.candidate.latency)
+        return self._mine
+
+    @property
+    def theirs(self) -> Tail:
+        """Stable's answers."""
+        if self._theirs is None:
+            self._theirs = Tail(self.window.stable.latency)
+        return self._theirs
+
+    def bad(self, aim: Aim) -> tuple[int, int, int]:
+        """Return the candidate's (trials, bad events, bad ones that may have been) for an absolute part."""
+        if aim.check.metric == "latency":
+            return self.mine.slower(aim.check.ceiling)
+        return counted(aim.check, self.window.candidate)
+
+
+def settled(part: Part, aim: Aim, idle: Idle) -> Part:
+    """Return a part with the trials that were not weighed yet, for people to read."""
+    if idle == NONE:
+        return part
+    if aim.kind is Kind.RATE:
+        return _rate_batch(part, aim, idle[0], 0, 0)
+    if aim.kind is Kind.SLOWER:
+        return _slower_batch(part, aim, (idle[0], 0, 0), (idle[1], 0), 0.5)
+    if aim.kind is Kind.SPLIT:
+        return replace(part, pooled=_sum(part.pooled, (*idle, 0, 0)))
+    return _seen(part, (idle[0], 0, idle[1], 0))
 
 
 # ---------------------------------------------------------------- one arm
-def _rate(part: Part, aim: Aim, look: Look) -> Part:
-    trials, events, possible = counted(aim.check, look.window.candidate)
+def _rate(part: Part, aim: Aim, idle: Idle, look: Look) -> Weighed:
+    trials, events, possible = look.bad(aim)
     if aim.check.failure_limit is not None:
         part = _windows(part, aim, trials, events, look)
-    if not trials:
-        return part
+    waiting = idle[0] + (0 if possible else trials)
+    if not possible and waiting <= part.trials // _STRETCH:
+        return part, (waiting, 0)
+    if waiting:
+        part = _rate_batch(part, aim, waiting, 0, 0)
+    return (_rate_batch(part, aim, trials, events, possible) if possible else part), NONE
+
+
+def _rate_batch(part: Part, aim: Aim, trials: int, events: int, possible: int) -> Part:
     factors = ev.rate_bets(aim.null).factors(trials, events)
     wealth = ev.grown(part.wealth, part.trials, trials, factors)
     pooled, run, excess = _follow(part, factors, (trials, events, 0, 0))
     trials, maybe = part.trials + trials, part.possible + possible
     level = ev.log_evidence(wealth, trials)
-    bound, at = _bound(part, trials, maybe)
     return replace(
         part,
         wealth=wealth,
@@ -58,23 +108,13 @@ def _rate(part: Part, aim: Aim, look: Look) -> Part:
         limit=aim.check.ceiling,
         level=level,
         peak=level if level > part.peak else part.peak,
-        bound=bound,
-        bound_at=at,
     )
 
 
-def _bound(part: Part, trials: float, events: float) -> tuple[float, tuple[float, float]]:
-    """Return the rate's upper bound and when it was worked out; an earlier one is as valid, if wider."""
-    was, had = part.bound_at
-    if part.bound is not None and trials < _AGAIN * was and events - had <= (_AGAIN - 1) * had:
-        return part.bound, part.bound_at
-    return ev.rate_bound(trials, events, 1 - CONFIDENCE), (trials, events)
-
-
-def _blocks(part: Part, aim: Aim, look: Look) -> Part:
+def _blocks(part: Part, aim: Aim, idle: Idle, look: Look) -> Weighed:
     """Take each stretch of `burst` seconds as one value: its rate, whatever happened within it."""
     assert aim.check.burst
-    trials, events, _ = counted(aim.check, look.window.candidate)
+    trials, events, _ = look.bad(aim)
     if aim.check.failure_limit is not None:
         part = _windows(part, aim, trials, events, look)
     stretch, length = _longer(part.open, trials, events, look)
@@ -82,19 +122,16 @@ def _blocks(part: Part, aim: Aim, look: Look) -> Part:
         pooled = _sum(part.pooled, (trials, events, 0, 0))
         part = replace(part, pooled=pooled, run=pooled, limit=aim.check.ceiling)
     if length < aim.check.burst:
-        return replace(part, open=stretch)
+        return replace(part, open=stretch), NONE
     part = replace(part, open=Stretch(look.now))
     if not stretch.trials:
-        return part
+        return part, NONE
     rate = stretch.events / stretch.trials
     wealth = ev.grown(part.wealth, part.trials, 1, ev.mean_factors(aim.null, rate))
     blocks, total = part.trials + 1, part.possible + rate
     level = ev.log_evidence(wealth, blocks)
-    bound, at = _bound(part, blocks, total)
     peak = max(part.peak, level)
-    return replace(
-        part, wealth=wealth, trials=blocks, possible=total, level=level, peak=peak, bound=bound, bound_at=at
-    )
+    return replace(part, wealth=wealth, trials=blocks, possible=total, level=level, peak=peak), NONE
 
 
 def _windows(part: Part, aim: Aim, trials: int, events: int, look: Look) -> Part:
@@ -106,16 +143,9 @@ def _windows(part: Part, aim: Aim, trials: int, events: int, look: Look) -> Part
     if lasted < length:
         return replace(part, plain=replace(plain, open=stretch))
     over = stretch.events > aim.null * stretch.trials
-    return replace(
-        part,
-        plain=Plain(
-            length,
-            Stretch(look.now),
-            plain.windows + (stretch.trials > 0),
-            plain.over + over,
-            (stretch.trials, stretch.events) if over else plain.last,
-        ),
-    )
+    windows = plain.windows + (stretch.trials > 0)
+    last = (stretch.trials, stretch.events) if over else plain.last
+    return replace(part, plain=Plain(length, Stretch(look.now), windows, plain.over + over, last))
 
 
 def _longer(stretch: Stretch, trials: int, events: int, look: Look) -> tuple[Stretch, float]:
@@ -126,44 +156,40 @@ def _longer(stretch: Stretch, trials: int, events: int, look: Look) -> tuple[Str
 
 
 # ---------------------------------------------------------------- against stable
-def _risk(part: Part, aim: Aim, look: Look) -> Part:
+def _risk(part: Part, aim: Aim, idle: Idle, look: Look) -> Weighed:
     if not look.comparable:
-        return part
+        return part, idle
     mine, theirs = look.window.candidate, look.window.stable
-    seen = (max(mine.requests, mine.errors), mine.errors, max(theirs.requests, theirs.errors), theirs.errors)
     both = mine.errors + theirs.errors
-    factors = ev.risk_bets(aim.null, look.window.share).factors(both, mine.errors) if both else ()
-    return _compared(part, aim, factors, seen, (look.window.share, both, mine.errors))
-
-
-def _trials(part: Part, aim: Aim, look: Look) -> Part:
-    """Compare two arms whose trials are known; of a least rate, stable's successes are held to ours."""
-    mine, theirs = (look.window.candidate.tally(aim.check.name), look.window.stable.tally(aim.check.name))
-    mine, theirs = (max(mine), mine[1]), (max(theirs), theirs[1])
-    if not look.comparable or not mine[0] or not theirs[0]:
-        return part
-    blamed, other = (theirs, mine) if aim.swapped else (mine, theirs)
-    both = blamed[1] + other[1]
-    factors = ev.risk_factors(aim.null, blamed, other) if both else ()
-    share = ev.rounded_share(blamed[0] / (blamed[0] + other[0]))
-    return _compared(part, aim, factors, (*mine, *theirs), (share, both, blamed[1]))
-
-
-def _compared(
-    part: Part, aim: Aim, factors: tuple[float, ...], seen: Four, one: tuple[float, int, int]
-) -> Part:
-    share, both, events = one
     if not both:
-        return replace(
-            part, pooled=_sum(part.pooled, seen), run=_sum(part.run, seen) if part.excess else part.run
-        )
+        return part, (idle[0] + mine.requests, idle[1] + theirs.requests)
+    share, trials, others = look.window.share, max(mine.requests, mine.errors), theirs.requests
+    factors = ev.risk_bets(aim.null, share).factors(both, mine.errors)
+    seen = (trials + idle[0], mine.errors, max(others, theirs.errors) + idle[1], theirs.errors)
+    return _compared(part, factors, seen, (share, both, mine.errors)), NONE
+
+
+def _trials(part: Part, aim: Aim, idle: Idle, look: Look) -> Weighed:
+    """Compare two arms whose trials are known; of a least rate, stable's successes are held to ours."""
+    n, k = look.window.candidate.tally(aim.check.name)
+    m, s = look.window.stable.tally(aim.check.name)
+    n, m = max(n, k), max(m, s)
+    if not look.comparable:
+        return part, idle
+    if not n or not m or not k + s:  # one arm alone is nothing to compare
+        return part, (idle[0] + (n if not k else 0), idle[1] + (m if not s else 0))
+    blamed, other = ((m, s), (n, k)) if aim.swapped else ((n, k), (m, s))
+    share = ev.trial_share(blamed[0], other[0], up=True)
+    factors = ev.risk_bets(aim.null, share).factors(k + s, blamed[1])
+    share = ev.trial_share(blamed[0], other[0], up=False)
+    return _compared(part, factors, (n + idle[0], k, m + idle[1], s), (share, k + s, blamed[1])), NONE
+
+
+def _compared(part: Part, factors: tuple[float, ...], seen: Four, one: tuple[float, int, int]) -> Part:
+    share, both, events = one
     wealth, trials = ev.grown(part.wealth, part.trials, both, factors), part.trials + both
     pooled, run, excess = _follow(part, factors, seen)
     level, sums = ev.log_evidence(wealth, trials), _add(part.sums, share, both, events)
-    bound, at = part.bound, part.bound_at
-    if trials >= 1.1 * at[0]:
-        risk = ev.risk_bound(sums, 1 - CONFIDENCE)
-        bound, at = (risk if math.isfinite(risk) else None), (trials, 0.0)
     return replace(
         part,
         wealth=wealth,
@@ -174,34 +200,40 @@ def _compared(
         sums=sums,
         level=level,
         peak=max(part.peak, level),
-        bound=bound,
-        bound_at=at,
     )
 
 
-def _slower(part: Part, aim: Aim, look: Look) -> Part:
+def _slower(part: Part, aim: Aim, idle: Idle, look: Look) -> Weighed:
     """Two purses, and only the poorer counts: slow beyond stable's p99, and slower than stable just now.
 
     The first alone would blame the candidate for a stall of the machine, which slows both arms.
     """
     if not look.comparable:
-        return part
-    part = _stable_limit(part, aim, look)
+        return part, idle
+    if part.limit is None or look.before.answers >= part.known * 1.1:
+        part, idle = _stable_limit(settled(part, aim, idle), aim, look), NONE
     if part.limit is None:
-        return part
-    trials, events, possible = slower(look.window.candidate.latency, part.limit)
-    theirs, _, slow = slower(look.window.stable.latency, part.limit)
-    if not trials:
-        return replace(part, pooled=_sum(part.pooled, (0, 0, theirs, slow)))
+        return part, NONE
+    trials, events, possible = look.mine.slower(part.limit)
+    theirs, _, slow = look.theirs.slower(part.limit)
+    if not possible and not slow and idle[0] + trials <= part.trials // _STRETCH:
+        return part, (idle[0] + trials, idle[1] + theirs)
+    part = settled(part, aim, idle)
+    return _slower_batch(part, aim, (trials, events, possible), (theirs, slow), look.window.share), NONE
+
+
+def _slower_batch(
+    part: Part, aim: Aim, mine: tuple[int, int, int], stable: tuple[int, int], share: float
+) -> Part:
+    (trials, events, possible), (theirs, slow) = mine, stable
     factors = ev.rate_bets(aim.check.slow_share).factors(trials, events)
-    wealth = ev.grown(part.wealth, part.trials, trials, factors)
+    wealth = ev.grown(part.wealth, part.trials, trials, factors) if trials else part.wealth
     guard, both = part.guard or ev.begin(), events + slow
-    guard = ev.advance(guard, part.guard_trials, both, events, ev.risk_bets(1.0, look.window.share))
+    guard = ev.advance(guard, part.guard_trials, both, events, ev.risk_bets(1.0, share)) if both else guard
     pooled, run, excess = _follow(part, factors, (trials, events, theirs, slow))
-    trials, both, maybe = part.trials + trials, part.guard_trials + both, part.possible + possible
+    trials, both = part.trials + trials, part.guard_trials + both
     # Half of this part's alpha went into stable's quantile: the first purse must double.
     level = min(ev.log_evidence(wealth, trials) - math.log(2), ev.log_evidence(guard, both))
-    bound, at = _bound(part, trials, maybe)
     return replace(
         part,
         wealth=wealth,
@@ -211,11 +243,9 @@ def _slower(part: Part, aim: Aim, look: Look) -> Part:
         pooled=pooled,
         run=run,
         excess=excess,
-        possible=maybe,
+        possible=part.possible + possible,
         level=level,
         peak=max(part.peak, level),
-        bound=bound,
-        bound_at=at,
     )
 
 
@@ -224,37 +254,37 @@ def _stable_limit(part: Part, aim: Aim, look: Look) -> Part:
 
     It is worked out anew when stable answered a tenth more: what was known earlier is known still.
     """
-    known = look.before.stable.latency
-    answers = sum([count for _, count in known])
-    if part.limit is not None and part.sums and part.sums[0][1] <= answers < 1.1 * part.sums[0][1]:
-        return part
+    known, buckets = look.before.stable.latency, look.theirs.buckets or look.mine.buckets
     quantile = ev.quantile_bound(known, aim.check.quantile, look.alpha / 2) * aim.null
-    limit = next((upper for upper, _ in known if upper >= quantile * (1 - 1e-9)), math.inf)
-    if math.isinf(limit):
+    at = bisect_left(buckets, (quantile * (1 - 1e-9),))
+    if at == len(buckets) or math.isinf(buckets[at][0]):
         return part
-    return replace(part, limit=limit, sums=((quantile, answers, 0),))  # when it was worked out
+    return replace(part, limit=buckets[at][0], known=look.before.answers)
 
 
 # ---------------------------------------------------------------- the router's split
-def _split(part: Part, aim: Aim, look: Look) -> Part:
+def _split(part: Part, aim: Aim, idle: Idle, look: Look) -> Weighed:
     """Hold the candidate's share of the requests, or of the units where there are such, to its weight.
 
-    A look is left out while the weight changes: part of its requests went by the old one.
+    A look is left out while the weight changes: part of its requests went by the old one. Requests are
+    weighed when they are one in `_STRETCH`; `idle` has (both arms', the candidate's) until then.
     """
-    mine, theirs, spec = look.window.candidate.requests, look.window.stable.requests, aim.spec
+    mine, theirs = look.window.candidate.requests, look.window.stable.requests
     if UNITS in look.candidate.tallies or UNITS in look.stable.tallies:
         mine, theirs = look.window.candidate.tally(UNITS)[0], look.window.stable.tally(UNITS)[0]
         if part.limit is None:  # what was counted by requests is of no use from here on
-            part = Part(spec, limit=1.0)
-    share, both = look.window.share, mine + theirs
-    if not both or not look.window.exact or share >= 1 or share != look.before.share:
-        return part
-    up, down = ev.split_bets(share, True), ev.split_bets(share, False)
-    above = ev.advance(part.wealth, part.trials, both, mine, up)
-    below = ev.advance(part.guard or ev.begin(), part.trials, both, mine, down)
+            part, idle = Part(aim.spec, limit=1.0), NONE
+    share, exact = look.before.share, look.window.exact and look.window.share == look.before.share
+    if exact and share < 1:
+        idle = (idle[0] + mine + theirs, idle[1] + mine)
+    both, mine = idle
+    if not both or (exact and both <= part.trials // _STRETCH):
+        return part, idle
+    above = ev.advance(part.wealth, part.trials, both, mine, ev.split_bets(share, True))
+    below = ev.advance(part.guard or ev.begin(), part.trials, both, mine, ev.split_bets(share, False))
     trials = part.trials + both
     level = ev.log_sum_exp((ev.log_evidence(above, trials), ev.log_evidence(below, trials))) - math.log(2)
-    return replace(
+    part = replace(
         part,
         wealth=above,
         guard=below,
@@ -264,45 +294,41 @@ def _split(part: Part, aim: Aim, look: Look) -> Part:
         level=level,
         peak=max(part.peak, level),
     )
+    return part, NONE
 
 
 # ---------------------------------------------------------------- scores
-_EPOCH = 200  # scores of the first epoch; each is twice as long as the one before
+_EPOCH = 200  # scores of the first epoch; each lasts until there are twice as many as when it began
+_ALL = 0.75  # of the purse on all scores; the rest is for late changes
 
 
-def _scores(part: Part, aim: Aim, look: Look) -> Part:
+def _scores(part: Part, aim: Aim, idle: Idle, look: Look) -> Weighed:
     """Compare both histograms: since the part began, and since its latest epoch, for late changes.
 
-    Three quarters of the purse are on all scores. The rest is split over epochs that end when the
-    scores have doubled; an ended one keeps what it won, one to come what it was given.
+    A quarter of the purse is split over epochs, the i-th getting 1/(i·(i+1)) of it; an ended one keeps what
+    it won, one to come what it was given. Evidence is worked out when there is a tenth more.
     """
-    mine, theirs = look.candidate.bins.get(aim.check.name, ()), look.stable.bins.get(aim.check.name, ())
+    name = aim.check.name
+    waiting = idle[0] + sum(look.window.candidate.bins.get(name, ()))
+    if waiting <= part.trials // 10 or not look.comparable:
+        return part, (waiting, 0)
+    mine, theirs = look.candidate.bins.get(name, ()), look.stable.bins.get(name, ())
     since, latest = part.bins
     every, recent = _minus(mine, since), _minus(mine, latest)
-    if mine and (every is None or recent is None):  # other bins: nothing pooled is of use
-        return Part(aim.spec, bins=(mine, mine))
-    trials = sum(every or ())
-    if not every or not recent or trials < max(part.bound_at[0] * 1.05, part.bound_at[0] + 1):
-        return part
-    if not look.comparable or sum(theirs) == 0 or len(theirs) != len(mine):
-        return replace(part, trials=trials, pooled=(trials, 0, sum(theirs), 0))
+    if every is None or recent is None:  # other bins: nothing pooled is of use
+        return Part(aim.spec, bins=(mine, mine)), NONE
+    if len(theirs) != len(mine):
+        return part, (waiting, 0)
     moved = drift.mean_moved if aim.kind is Kind.MEAN else drift.gap_moved
-    given = 0.25 / ((part.epoch + 1) * (part.epoch + 2))
-    won = given * moved(recent, theirs, aim.null, look.alpha)
-    rest = 0.25 / (part.epoch + 2)
-    total = 0.75 * moved(every, theirs, aim.null, look.alpha) + part.banked + won + rest
+    whole, late = moved((every, recent), theirs, aim.null, look.alpha)
+    won = late / ((part.epoch + 1) * (part.epoch + 2))
+    total = _ALL * whole + (1 - _ALL) * (part.banked + won + 1 / (part.epoch + 2))
     level = math.log(total / 2)  # the other half of alpha is in the bounds of stable's scores
-    part = replace(
-        part,
-        trials=trials,
-        pooled=(trials, 0, sum(theirs), 0),
-        level=level,
-        peak=max(part.peak, level),
-        bound_at=(trials, 0.0),
-    )
-    if trials < _EPOCH * 2**part.epoch:
-        return part
-    return replace(part, bins=(since, mine), epoch=part.epoch + 1, banked=part.banked + won)
+    trials, peak = sum(every), max(part.peak, level)
+    part = replace(part, trials=trials, pooled=(trials, 0, sum(theirs), 0), level=level, peak=peak)
+    if trials >= _EPOCH * 2**part.epoch:
+        part = replace(part, bins=(since, mine), epoch=part.epoch + 1, banked=part.banked + won)
+    return part, NONE
 
 
 def _minus(mine: drift.Histogram, since: drift.Histogram) -> drift.Histogram | None:
@@ -316,6 +342,12 @@ def _minus(mine: drift.Histogram, since: drift.Histogram) -> drift.Histogram | N
 
 
 # ---------------------------------------------------------------- together
+def _seen(part: Part, seen: Four) -> Part:
+    """Add counts that no bet was on."""
+    run = _sum(part.run, seen) if part.excess else part.run
+    return replace(part, pooled=_sum(part.pooled, seen), run=run)
+
+
 def _follow(part: Part, factors: tuple[float, ...], seen: Four) -> tuple[Four, Four, float]:
     """Return the pooled counts, and those of the run since the rate began to rise (Page's CUSUM)."""
     excess = part.excess + math.log(max(factors[_RISE], 1e-300))
@@ -332,10 +364,10 @@ def _add(
     table = {s: (n, k) for s, n, k in sums}
     n, k = table.get(share, (0, 0))
     table[share] = (n + trials, k + events)
-    return tuple((s, n, k) for s, (n, k) in sorted(table.items()))
+    return tuple([(s, n, k) for s, (n, k) in table.items()])
 
 
-STEPS: dict[Kind, Callable[[Part, Aim, Look], Part]] = {
+STEPS: dict[Kind, Callable[[Part, Aim, Idle, Look], Weighed]] = {
     Kind.RATE: _rate,
     Kind.BLOCKS: _blocks,
     Kind.RISK: _risk,
