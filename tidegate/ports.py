@@ -238,7 +238,8 @@ class Workloads(Protocol):
     def start(self, record: ReleaseRecord, replicas: int, copy: bool = False) -> None:
         """Start a release, or do nothing if it runs. Raises ReleaseNotFound when its Bento is not here.
 
-        A `copy` runs beside the release itself, under the name `copy_of(record.id)`.
+        With another number of replicas than run, those that stay are left alone. A `copy` runs beside the
+        release itself, under the name `copy_of(record.id)`.
         """
 
     def stop(self, model: str, release: str) -> None:

@@ -278,17 +278,17 @@ class FakeWorkloads(_Faults):
         self._next_port = 20000
 
     def start(self, record: ReleaseRecord, replicas: int, copy: bool = False) -> None:
-        """Start replicas, each with an endpoint that no other ever had."""
+        """Start replicas, each with an endpoint that no other ever had, or as many as are wanted besides."""
         self._called("start")
         if self.available is not None and record.id not in self.available:
             raise ReleaseNotFound(f"the Bento of {record.id} is not here", "Run `tidegate package`.")
         name = copy_of(record.id) if copy else record.id
-        if (record.model, name) not in self.running:
-            made = []
-            for _ in range(replicas):
-                self._next_port += 1
-                made.append(Replica(f"127.0.0.1:{self._next_port}", self.starts_as))
-            self.running[record.model, name] = Workload(record.model, name, tuple(made))
+        found = self.running.get((record.model, name))
+        made = list(found.replicas[:replicas]) if found else []
+        while len(made) < replicas:
+            self._next_port += 1
+            made.append(Replica(f"127.0.0.1:{self._next_port}", self.starts_as))
+        self.running[record.model, name] = Workload(record.model, name, tuple(made))
         self._called("start", after=True)
 
     def set_state(

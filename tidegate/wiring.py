@@ -153,7 +153,7 @@ def store_scheme(address: str) -> tuple[str, str]:
 def agent_ports(spec: config.Platform, where: config.Home, checkout: Path) -> AgentPorts:
     """Return everything that the agent of a plane touches."""
     from tidegate.adapters.sqlite import SqliteInbox
-    from tidegate.adapters.system import LogNotifier, SystemClock
+    from tidegate.adapters.system import SystemClock
     from tidegate.agent.jobs import ThreadJobs
     from tidegate.agent.loop import Ports
     from tidegate.agent.mirror import mirror
@@ -165,11 +165,51 @@ def agent_ports(spec: config.Platform, where: config.Home, checkout: Path) -> Ag
         repository=repository(spec, where, checkout),
         state=state(spec, where),
         inbox=SqliteInbox(state_path(spec, where)),
-        notifier=LogNotifier(where.logs / f"events-{spec.plane}.jsonl"),
+        notifier=notifier(spec, where),
         clock=SystemClock(),
         jobs=ThreadJobs(),
         mirror=mirror(spec.plane),
+        measures=measures(spec, where),
+        recorder=recorder(where),
+        readers=ThreadJobs(),
     )
+
+
+def measures(spec: config.Platform, where: config.Home) -> tuple[ports.Measures, ...]:
+    """Return every source of counts beside the router's: services, answers, outcomes, Prometheus."""
+    from tidegate.adapters.answers import AnswerMeasures
+    from tidegate.adapters.journal import EnvoyJournal
+    from tidegate.adapters.outcomes import FILE, OutcomeMeasures
+    from tidegate.adapters.service import ServiceMeasures
+
+    plane = where.plane(spec.plane)
+    journal = EnvoyJournal(plane / "envoy" / "journal.jsonl", where.sockets / f"{spec.plane}.envoy")
+    outcomes = OutcomeMeasures(where.root / FILE, journal, spec.plane)
+    found: tuple[ports.Measures, ...] = (ServiceMeasures(), AnswerMeasures(plane / "answers"), outcomes)
+    if not spec.prometheus.url:
+        return found
+    from tidegate.adapters.prometheus import PrometheusMeasures
+
+    return (*found, PrometheusMeasures(spec.prometheus.url, spec.plane))
+
+
+def recorder(where: config.Home) -> ports.Recorder:
+    """Return what keeps each rollout's measurements."""
+    from tidegate.adapters.recordings import FileRecorder
+
+    return FileRecorder(where.root / "recordings")
+
+
+def notifier(spec: config.Platform, where: config.Home) -> ports.Notifier:
+    """Return who is told of events: a log file, and the addresses of platform.yaml. Raises ConfigError."""
+    from tidegate.adapters.system import BothNotifier, LogNotifier
+
+    log = LogNotifier(where.logs / f"events-{spec.plane}.jsonl")
+    if not spec.notify.urls:
+        return log
+    from tidegate.adapters.apprise import AppriseNotifier
+
+    return BothNotifier(log, AppriseNotifier(spec.notify.urls, spec.notify.events))
 
 
 def repository(spec: config.Platform, where: config.Home, checkout: Path) -> ports.Repository:

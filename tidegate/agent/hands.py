@@ -60,6 +60,12 @@ class Hands:
             if self._later.ready(_key(model, action), now):
                 self._begin(desired, model, action)
 
+    def replicas(self, desired: Desired) -> int:
+        """Return how many processes of a release this plane runs."""
+        mine = [env for env in desired.environments.values() if env.platform.plane == self.plane]
+        own = next((env for env in mine if env.name == self.plane), mine[0] if mine else None)
+        return own.platform.workloads.replicas if own else 1
+
     def _begin(self, desired: Desired, model: str, action: Action) -> None:
         submit, workloads, key = self.jobs.submit, self.workloads, _key(model, action)
         mine = [env for env in desired.environments.values() if env.platform.plane == self.plane]
@@ -78,8 +84,7 @@ class Hands:
                     f"Restore envs/releases/{model}/{release}.yaml."
                 )
                 return
-            own = next((env for env in mine if env.name == self.plane), mine[0])
-            replicas, copy = own.platform.workloads.replicas, release != original(release)
+            replicas, copy = self.replicas(desired), release != original(release)
             submit(key, lambda: workloads.start(record, replicas, copy))
         elif isinstance(action, Warm):
             submit(key, lambda: workloads.warm(model, release))

@@ -24,7 +24,7 @@ from tidegate.agent.sight import Sight, View
 from tidegate.agent.telling import Teller, event
 from tidegate.config import AgentSpec, Desired
 from tidegate.core import rollout as core
-from tidegate.core.state import Action, ModelState, Note, Want
+from tidegate.core.state import Action, ModelState, Note, Start, Want, needed
 from tidegate.core.status import lasting, plane_status
 from tidegate.errors import Conflict, LeaseLost, TidegateError
 from tidegate.ports import (
@@ -216,7 +216,7 @@ class Agent:
         found = _Round({}, [*self.memory.pending, *self._drift(view, now)], answers, at=now)
         for model, note in self.desk.told:
             found.notes.setdefault(model, []).append(note)
-        missing = self._missing()
+        missing, replicas = self._missing(), self.hands.replicas(desired)
         for model in sorted({*desired.models(), *models}):
             state, want = models.get(model, ModelState()), wishes.of(model)
             seen = replace(view.of(model), missing=missing.get(model, {}))
@@ -230,6 +230,7 @@ class Agent:
             found.states[model] = decision.state
             found.told[model] = (want, decision.state, seen.alive)
             found.actions += [(model, action) for action in decision.actions]
+            found.actions += [(model, start) for start in _resized(decision.state, view, model, replicas)]
             found.notes.setdefault(model, []).extend(decision.notes)
             found.events += self.teller.events(model, decision.state, found.notes[model], now)
         wants = {model: want for model, (want, _, _) in found.told.items()}
@@ -366,6 +367,12 @@ class Agent:
         due = moved or desired.commit != self.memory.mirrored
         if due and self.ports.jobs.submit("mirror", lambda: mirror(desired)):
             self.memory.mirrored, self.memory.mirrored_at = desired.commit, now
+
+
+def _resized(state: ModelState, view: View, model: str, replicas: int) -> list[Action]:
+    """Return a start for each release that has to run and runs with another number of replicas."""
+    running = view.running.get(model, {})
+    return [Start(r) for r in needed(state) if r in running and len(running[r].replicas) != replicas]
 
 
 def _split(route: Route | None) -> str:

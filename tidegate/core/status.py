@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from tidegate.core.plan import Plan
+from tidegate.core.recording import name
 from tidegate.core.state import ACTIVE, ModelState, Phase, Rollout, Want
+from tidegate.core.strategies import Leg, leg_at, legs_of
 
 # Reasons change at every look while a rollout goes on; only these are worth a write.
 _LASTING = frozenset({Phase.ROLLING_BACK, Phase.ROLLED_BACK, Phase.DEGRADED})
@@ -13,9 +16,26 @@ _DECIDED = frozenset({Phase.VERIFIED, Phase.HEALTHY, Phase.ROLLED_BACK})  # here
 
 
 def environment_status(
+    environment: str,
+    wanted: str | None,
+    state: ModelState,
+    alive: Collection[str],
+    plan: Plan | None = None,
+    recording: str = "",
+) -> dict[str, Any]:
+    """Return one environment's line: release, phase, weight, reason, and whether Git is ahead.
+
+    With the rollout's `plan` it says how the rollout goes on: steps, pauses, who is waited for.
+    """
+    line = _of_environment(environment, wanted, state, alive)
+    rollout = state.rollout if state.rollout and state.rollout.environment == environment else None
+    tells = rollout is not None and rollout.phase in ACTIVE and line["release"] == rollout.release
+    return line | _course(rollout if tells else None, plan or Plan(), recording)
+
+
+def _of_environment(
     environment: str, wanted: str | None, state: ModelState, alive: Collection[str]
 ) -> dict[str, Any]:
-    """Return one environment's line: release, phase, weight, reason, and whether Git is ahead."""
     rollout = state.rollout
     if rollout and rollout.environment == environment and (_tells(rollout, wanted, state)):
         return _line(rollout.release, rollout.phase, rollout.weight, rollout.reason, rollout)
@@ -66,6 +86,58 @@ def _line(
     }
 
 
+def _course(rollout: Rollout | None, plan: Plan, recording: str) -> dict[str, Any]:
+    """Return how a rollout goes on; empty values where none is under way.
+
+    `step` of `steps` is the one that it is on, -1 before the first. `deadline`, `entered` and `pause_until`
+    are seconds since the epoch, None while they mean nothing. `waits` is the verb that a person has to say.
+    """
+    course: dict[str, Any] = {"strategy": "", "stage": 0, "steps": [], "arms": [], "mirror": 0}
+    course |= {"paused": "", "waits": "", "deadline": None, "entered": None, "pause_until": None}
+    course |= {"alpha": None, "recording": recording if rollout else ""}
+    if rollout is None:
+        return course
+    planned = legs_of(rollout, plan)
+    leg, held = leg_at(planned, rollout), rollout.phase in (Phase.PAUSED, Phase.VERIFIED)
+    ends = rollout.started + rollout.held + plan.progress_deadline
+    pause = rollout.entered + leg.pause.duration if rollout.entered and leg.pause.duration else None
+    return course | {
+        "strategy": leg.plan.strategy,
+        "stage": leg.stage,
+        "steps": [_step(each) for each in planned],
+        "arms": [{"release": arm.release, "weight": arm.weight, "out": arm.out} for arm in rollout.arms],
+        "mirror": rollout.traffic.mirror,
+        "paused": rollout.paused,
+        "waits": _waits(rollout, planned),
+        "deadline": None if held else ends,
+        "entered": rollout.entered,
+        "pause_until": pause if rollout.phase is not Phase.VERIFIED else None,
+        "alpha": plan.alpha,
+    }
+
+
+def _step(leg: Leg) -> dict[str, Any]:
+    return {
+        "strategy": leg.plan.strategy,
+        "weight": leg.weight,
+        "mirror": leg.mirror,
+        "duration": float(leg.pause.duration),
+        "requests": leg.pause.min_requests,
+        "manual": leg.manual,
+        "indefinite": leg.pause.indefinite,
+    }
+
+
+def _waits(rollout: Rollout, planned: tuple[Leg, ...]) -> str:
+    """Return the verb that a paused rollout waits for."""
+    if rollout.paused:
+        return "resume"
+    if rollout.phase is not Phase.PAUSED:
+        return ""
+    indefinite = leg_at(planned, rollout).pause.indefinite and rollout.resumed <= rollout.step
+    return "resume" if indefinite else "approve"
+
+
 def plane_status(
     plane: str,
     url: str,
@@ -80,7 +152,14 @@ def plane_status(
         "commit": commit,
         "models": {
             model: {
-                target.environment: environment_status(target.environment, target.release, state, alive)
+                target.environment: environment_status(
+                    target.environment,
+                    target.release,
+                    state,
+                    alive,
+                    target.plan,
+                    name(plane, model, state.rollout) if state.rollout else "",
+                )
                 for target in want.targets
             }
             for model, (want, state, alive) in sorted(models.items())
