@@ -13,14 +13,17 @@ from dataclasses import dataclass
 
 import msgspec
 
-from tidegate.core.counts import Counts
+from tidegate.core.analysis import Evidence, breached, judge, update
+from tidegate.core.counts import Counts, Window
 from tidegate.core.plan import Plan
 from tidegate.core.recording import Recording
 from tidegate.core.release import copy_of
 from tidegate.core.rollout import decide
 from tidegate.core.rules import Rule, RuledRollout
 from tidegate.core.state import ACTIVE, ModelState, Phase, Rollout, Seen, Target, Want, weights
+from tidegate.core.strategies import leg_at, legs_of
 from tidegate.core.traffic_models import Reading, Recorded, Resampled, Source
+from tidegate.core.verdict import Verdict
 
 CONFIRMED = 0.05  # seconds until the router reports a new weight
 LEFT = (Phase.ROLLING_BACK, Phase.ROLLED_BACK)
@@ -58,13 +61,14 @@ def every(interval: float, start: float = START, look: int = 0) -> Iterator[Tick
 
 @dataclass(frozen=True)
 class Course:
-    """When a run looks, for how many seconds at most, and whom it is about."""
+    """When a run looks, for how many seconds at most, and at whom."""
 
     ticks: Iterator[Tick]
     seconds: float
     start: float = START
     candidate: str = "candidate"
     stable: str = "stable"
+    even: bool = False  # every tick is a look of the plan's own interval
 
 
 def unfit(plan: Plan) -> str:
@@ -155,11 +159,47 @@ class _Log:
         return Run(since if left else None, verdict, reason, verified, self.lost, self.requests, since)
 
 
+class Watch:
+    """A verified canary, that only a breach changes any more: pooled and judged as `decide` does, no more.
+
+    It is what makes half an hour of looks cheap; `tests/core/test_replay.py` holds it to the machine.
+    """
+
+    def __init__(self, machine: Machine, plan: Plan) -> None:
+        rollout = machine.rollout
+        self.leg = leg_at(legs_of(rollout, plan), rollout)
+        self.evidence = Evidence.from_dict(rollout.evidence)
+        self.arms = (machine.candidate, rollout.compared_with or "")
+        mine, theirs = (machine.shares.get(release, 0.0) for release in self.arms)
+        self.share = mine / (mine + theirs)
+        self.exact = not rollout.traffic.mirror
+
+    def broken(self, now: float, fresh: Mapping[str, Counts]) -> str:
+        """Add a look; return why the candidate is left, or nothing."""
+        mine, theirs = (fresh.get(release) or Counts() for release in self.arms)
+        checks, alpha = self.leg.plan.checks, self.leg.plan.alpha
+        window = Window(mine, theirs, self.share, self.exact)
+        self.evidence = update(self.evidence, checks, window, alpha, now)
+        if not breached(self.evidence, checks, alpha):
+            return ""
+        results = judge(self.evidence, checks, alpha)
+        return "; ".join(r.reason for r in results if r.verdict is Verdict.FAIL and not r.dry_run)
+
+
+def _watch(machine: Machine, plan: Plan, environment: str, course: Course) -> Watch | None:
+    """Return how a verified canary is watched; one that may settle, or has more arms, is not so simple."""
+    rollout = machine.rollout
+    simple = course.even and environment == "canary" and rollout.phase is Phase.VERIFIED
+    counted = rollout.entered is not None and rollout.looked != rollout.entered
+    return Watch(machine, plan) if simple and counted and not rollout.arms and rollout.evidence else None
+
+
 def run(plan: Plan, environment: str, source: Source, course: Course) -> Run:
     """Replay one rollout until it is left, settled, or was looked at for so many seconds."""
     machine = Machine(plan, environment, course.candidate, course.stable)
     log, before = _Log(), course.start
     machine.decide(before, {})
+    watch: Watch | None = None
     for now, look in course.ticks:
         if machine.waits and look >= 0:  # the router confirms a weight between two looks
             machine.decide(min(before + CONFIRMED, now), {})
@@ -167,8 +207,11 @@ def run(plan: Plan, environment: str, source: Source, course: Course) -> Run:
             log.began = machine.rollout.entered
         weight = machine.rollout.weight
         fresh = source.counted(look, now - before, machine.shares) if look >= 0 else {}
-        machine.decide(now, fresh)
         log.note(now, fresh.get(course.candidate), weight)
+        if watch is None:
+            machine.decide(now, fresh)
+        elif broken := watch.broken(now, fresh):
+            return log.run(True, str(Verdict.FAIL), broken)
         before, rollout = now, machine.rollout
         if rollout.phase in LEFT:
             return log.run(True, rollout.verdict, rollout.reason)
@@ -176,6 +219,7 @@ def run(plan: Plan, environment: str, source: Source, course: Course) -> Run:
             log.verified = now
         if rollout.phase is Phase.HEALTHY or now - course.start >= course.seconds:
             break
+        watch = watch or _watch(machine, plan, environment, course)
     return log.run(False)
 
 

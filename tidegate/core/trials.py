@@ -52,7 +52,7 @@ def simulate(job: Job) -> Run:
     """Make one run; the same job gives the same run, and the same seed the same luck to each policy."""
     plan = job.plan
     source = Simulated(job.traffic, job.scenario.candidate, plan, job.seed)
-    course = Course(every(float(plan.interval)), job.seconds)
+    course = Course(every(float(plan.interval)), job.seconds, even=True)
     rule = next((rule for rule in RULES if rule.name == job.policy), None)
     if rule is None:
         return run(plan, job.environment, source, course)
