@@ -38,6 +38,7 @@ _EDGE = 0.02  # a bet never comes nearer to 0 or 1 than this part of the way fro
 _BETS = tuple(
     (sign * times, math.log((1 - ELSE) * part / 2)) for times, part in EFFECTS for sign in (1.0, -1.0)
 )
+BETS_SUM = ELSE + sum(math.exp(prior) for _, prior in _BETS)  # of the purse
 _FINE = 1e-9
 
 Arm = tuple[int, int]  # (units, those with 1)
