@@ -97,7 +97,8 @@ class _Fresh:
 
 def weigh(rollout: Rollout, leg: Leg, seen: Seen, now: float) -> Rollout:
     """Pool what each arm did since the last look, compared with stable or with its fresh copy."""
-    moved, was = rollout.looked == rollout.entered, rollout.marks
+    # As a leg began, or a bandit moved weights within it.
+    moved, was = rollout.looked in (rollout.entered, rollout.experiment.get("turned")), rollout.marks
     rollout = replace(rollout, looked=now, blind=0)
     if seen.counts is None:  # only where there is nothing to check
         return rollout
