@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
+import sqlite3
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -96,8 +97,20 @@ class FaultPlane(Rig):
             self.weights() == {self.stable.id: 100}
             and self.problems() == []
             and len(self.replicas(self.stable.id)) == 2
+            and self.holder() == self.name
             and canary.get("phase") not in ("Pending", "Progressing", "Verified", "RollingBack")
         )
+
+    @property
+    def name(self) -> str:
+        """What the supervised agent calls itself in the plane's lease."""
+        return f"{socket.gethostname()}:{self.home.root}"
+
+    def holder(self) -> str:
+        """Return who holds the plane's lease."""
+        with contextlib.closing(sqlite3.connect(self.home.root / "state.db")) as connection:
+            found = connection.execute("SELECT holder FROM leases WHERE plane = ?", (self.layout.plane,))
+            return str((found.fetchone() or ("",))[0])
 
     def watch(
         self, fault: str, *news: ReleaseRecord, blamed: bool = False, planned: set[int] | None = None
@@ -140,6 +153,10 @@ class FaultPlane(Rig):
         self.stable = record
 
     # ------------------------------------------------------------ harm
+    def bare(self, *words: str) -> str:
+        """Run git in the origin itself."""
+        return self._run("git", *words, cwd=self.origin)
+
     def supervisord(self) -> Supervisord:
         return Supervisord(self.layout.supervisor)
 
@@ -187,8 +204,3 @@ class FaultPlane(Rig):
     def both(self, record: ReleaseRecord) -> None:
         """Merge a promotion to canary and production."""
         self.promote(record, "canary", "production")
-
-
-def sleep_until(moment: float) -> None:
-    """Sleep until a moment of the monotonic clock."""
-    time.sleep(max(0.0, moment - time.monotonic()))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import socket
 import threading
 from collections.abc import Iterator
 
@@ -66,7 +65,7 @@ class Local:
         repository = GitRepository(str(plane.origin), "main", plane.origin.with_name(f"mirror-{id(self)}"))
         ports = wiring.agent_ports(spec, plane.home, plane.clone)
         ports = dataclasses.replace(ports, clock=clock, repository=repository)
-        holder = holder or f"{socket.gethostname()}:{plane.home.root}"  # the supervised agent's own name
+        holder = holder or plane.name
         self.agent = Agent(plane.layout.plane, ports, holder=holder, spec=spec.agent, url=plane.url)
         self.error: Exception | None = None
         self._over = threading.Event()

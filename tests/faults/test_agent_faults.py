@@ -150,7 +150,7 @@ def test_an_agent_that_slept_through_its_lease(
 def test_a_clock_that_is_moved_by_a_day(
     plane: FaultPlane, properties: Properties, story: str, word: str, by: float, run: int
 ) -> None:
-    """Moved by a day in mid-rollout, and set right again by a restart: nothing stalls, nothing is given up."""
+    """Moved by a day in mid-rollout, then set right and restarted: nothing stalls or is given up."""
     clock = MovedClock()
     plane.stop_agent()
     local = Local(plane, clock)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
-import signal
 import time
 from collections.abc import Iterator
 
+import psutil
 import pytest
 
-from tests.e2e.rig import eventually
+from tests.e2e.rig import Traffic, eventually
 from tests.faults.plane import MODEL, FaultPlane
 from tests.faults.proxy import LIES, lying
 from tests.faults.stories import NAMES, Properties, Story
@@ -40,6 +41,18 @@ def plane(started: FaultPlane) -> FaultPlane:
 def moment(*words: object) -> float:
     """Return a fraction drawn by these words."""
     return random.Random(" ".join(map(str, (SEED, *words)))).random()
+
+
+@contextlib.contextmanager
+def hanging(*workers: psutil.Process) -> Iterator[None]:
+    """Let processes hang for a while."""
+    try:
+        for worker in workers:
+            worker.suspend()
+        yield
+    finally:
+        for worker in workers:
+            worker.resume()
 
 
 # ---------------------------------------------------------------- the router
@@ -121,12 +134,14 @@ def test_a_hung_worker(plane: FaultPlane, properties: Properties, whose: str, ru
     plane.canary(new)
     eventually(lambda: plane.onlooker.share(new.id), "it is tried")
     hung = plane.replicas(plane.stable.id if whose == "stable" else new.id)[0]
-    hung.send_signal(signal.SIGSTOP)
-    time.sleep(HEALTH_CHECK_SECONDS + 1)
-    since = plane.traffic.mark()
-    time.sleep(1)
-    assert plane.traffic.mark() - since > 20, "its siblings answer"
-    hung.send_signal(signal.SIGCONT)
+    # So many that some are still free to ask when those that the hung worker has taken wait.
+    with Traffic(plane.url, 30, 150, ({"x": 1},), MODEL) as crowd, hanging(hung):
+        time.sleep(HEALTH_CHECK_SECONDS)
+        since = crowd.mark()
+        time.sleep(2)
+        answered = crowd.mark() - since
+    assert answered > 30, "its siblings answer"
+    assert crowd.failed() == {}
     watch.over()
     watch.converge(plane.tried(new), "the candidate is verified")
     watch.outcome(properties)
@@ -138,14 +153,10 @@ def test_a_candidate_that_hangs_whole(plane: FaultPlane, properties: Properties,
     watch = plane.watch("all candidate workers hang", new)
     plane.canary(new)
     eventually(lambda: plane.onlooker.share(new.id), "it is tried")
-    workers = plane.replicas(new.id)
-    for worker in workers:
-        worker.send_signal(signal.SIGSTOP)
-    eventually(lambda: plane.onlooker.share(new.id) == 0, "its weight is taken away", 15)
-    assert plane.line("canary")["phase"] != "Verified"
-    plane.made.behave(new, "")
-    for worker in workers:
-        worker.send_signal(signal.SIGCONT)
+    with hanging(*plane.replicas(new.id)):
+        eventually(lambda: plane.onlooker.share(new.id) == 0, "its weight is taken away", 25)
+        assert plane.line("canary")["phase"] != "Verified"
+        plane.made.behave(new, "")
     watch.over()
     watch.blamed = [new.id]  # what it was asked before it lost its weight
     watch.converge(plane.tried(new), "the candidate is verified")
