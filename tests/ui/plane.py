@@ -75,23 +75,30 @@ def healthy(weight: int) -> dict[str, Any]:
 
 
 def checkout(root: Path) -> Path:
-    """A clone whose origin names a release in production, promoted and rolled back once."""
-    origin, clone = root / "origin.git", root / "clone"
-    git = ["git", "-c", "user.name=anna", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false"]
-    subprocess.run(["git", "init", "-q", "--bare", "-b", "main", str(origin)], check=True)
-    subprocess.run(["git", "clone", "-q", str(origin), str(clone)], check=True, capture_output=True)
+    """A checkout with nothing in it, in no repository."""
+    clone = root / "clone"
     for environment in ("staging", "canary", "production"):
         folder = clone / "envs" / environment
         folder.mkdir(parents=True)
         (folder / "release.yaml").write_text("models: {}\n")
         (folder / "platform.yaml").write_text("plane: production\n" if environment == "canary" else "")
+    return clone
+
+
+def with_history(clone: Path) -> Path:
+    """Make a checkout a clone whose origin names a release in production, promoted and rolled back once."""
+    origin = clone.parent / "origin.git"
+    git = ["git", "-c", "user.name=anna", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false"]
+    subprocess.run(["git", "init", "-q", "--bare", "-b", "main", str(origin)], check=True)
+    subprocess.run(["git", "init", "-q", "-b", "main", str(clone)], check=True)
+    subprocess.run(["git", "remote", "add", "origin", str(origin)], cwd=clone, check=True)
     for release, why in ((STABLE, "Promote"), (CANDIDATE, "Promote"), (STABLE, "Revert")):
         path = clone / "envs" / "production" / "release.yaml"
         path.write_text(f"models:\n  flight-delay: {release}\n")
         bad = (
             "\n\nTidegate-Verdict: FAIL\nTidegate-Observed: 4%\nTidegate-Limit: 1%" if why == "Revert" else ""
         )
-        subprocess.run(["git", "add", "."], cwd=clone, check=True)
+        subprocess.run(["git", "add", "envs"], cwd=clone, check=True)
         subprocess.run([*git, "commit", "-qm", f"{why} <b>{release}</b>{bad}"], cwd=clone, check=True)
     subprocess.run(["git", "push", "-q", "origin", "HEAD:main"], cwd=clone, check=True)
     return clone

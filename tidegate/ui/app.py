@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import threading
 import time
 from collections.abc import Collection
 from datetime import UTC, datetime
@@ -12,16 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from markupsafe import Markup
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp
 
 from tidegate.core.history import Entry
+from tidegate.core.recording import Recording
 from tidegate.errors import ConfigError, NoData, Refused, Retryable, TidegateError
 from tidegate.report import evidence
 from tidegate.ui import view
@@ -31,6 +34,7 @@ from tidegate.ui.source import Source
 HERE = Path(__file__).parent
 EVENTS = 200  # shown on their page
 RECORDINGS = 100
+LATELY = 8
 _PAGES = (
     ("/", "Now"),
     ("/rollouts", "Rollouts"),
@@ -40,7 +44,7 @@ _PAGES = (
 )
 
 
-def make(source: Source, token: Token, hosts: Collection[str]) -> Starlette:
+def make(source: Source, token: Token, hosts: Collection[str]) -> ASGIApp:
     """Return the application; `hosts` are the values of `Host` that mean it."""
     pages = Pages(source)
     routes = [
@@ -48,6 +52,7 @@ def make(source: Source, token: Token, hosts: Collection[str]) -> Starlette:
         Route("/live", pages.live),
         Route("/rollouts", pages.rollouts),
         Route("/rollouts/{name:path}", pages.rollout),
+        Route("/live/rollouts/{name:path}", pages.live_rollout),
         Route("/history", pages.history),
         Route("/reports", pages.reports),
         Route("/reports/{model}/{name:path}", pages.report),
@@ -57,15 +62,15 @@ def make(source: Source, token: Token, hosts: Collection[str]) -> Starlette:
         Route("/outcomes", pages.outcomes, methods=["POST"]),
         Mount("/static", StaticFiles(directory=HERE / "static")),
     ]
-    return Starlette(
+    inner = Starlette(
         routes=routes,
-        middleware=[Middleware(Guard, token=token, hosts=hosts)],
         exception_handlers={
             TidegateError: pages.failed,
             HTTPException: pages.failed,
             TooLarge: lambda *_: JSONResponse({"error": "too large: send it in parts"}, 413),
         },
     )
+    return Guard(inner, token, hosts)  # around all of it: what fails unforeseen is answered as safely
 
 
 def status_of(error: Exception) -> int:
@@ -80,7 +85,7 @@ class Pages:
     """One method a route; what is sync runs in a thread."""
 
     def __init__(self, source: Source) -> None:
-        self.source = source
+        self.source, self._drawing = source, threading.Lock()  # matplotlib draws one picture at a time
         self.templates = jinja2.Environment(
             loader=jinja2.FileSystemLoader(HERE / "templates"),
             autoescape=True,
@@ -101,16 +106,15 @@ class Pages:
         return self._page(request, "now.html", part=self._now())
 
     def live(self, request: Request) -> Response:
-        """The same without a frame, for the script; nothing (204) when it is what the script has already."""
-        text = self._now()
-        mark = hashlib.sha256(text.encode()).hexdigest()[:16]
-        if request.query_params.get("seen") == mark:
-            return Response(status_code=204)
-        return HTMLResponse(text, headers={"x-tidegate-mark": mark})
+        """The same without a frame, for the script."""
+        return _part(request, self._now())
 
     def _now(self) -> str:
         found = view.planes(self.source.snapshot(), time.time())
-        return self.templates.get_template("planes.html").render(planes=found)
+        told = sorted((e for plane in found for e in plane.events), key=lambda event: -event.at)[:LATELY]
+        live = [line.recording for plane in found for line in plane.lines if line.live and line.recording]
+        sparks = {name: Markup(self.source.spark(name)) for name in live}  # noqa: S704 - drawn by us
+        return self.templates.get_template("planes.html").render(planes=found, told=told, sparks=sparks)
 
     def events(self, request: Request) -> Response:
         """What was told of late, newest first."""
@@ -126,9 +130,19 @@ class Pages:
         """One rollout: its evidence as a plot, and what happened."""
         name = request.path_params["name"]
         found = self.source.recording(name)
-        drawn = evidence.svg(found)
+        return self._page(request, "rollout.html", name=name, found=found, part=self._drawn(name, found))
+
+    def live_rollout(self, request: Request) -> Response:
+        """The same without a frame, for the script."""
+        name = request.path_params["name"]
+        return _part(request, self._drawn(name, self.source.recording(name)))
+
+    def _drawn(self, name: str, found: Recording) -> str:
+        with self._drawing:
+            drawn = evidence.svg(found)
         words = evidence.words(found) if drawn else ""
-        return self._page(request, "rollout.html", name=name, found=found, plot=_plot(drawn), words=words)
+        template = self.templates.get_template("recording.html")
+        return template.render(name=name, found=found, plot=_plot(drawn), words=words)
 
     def history(self, request: Request) -> Response:
         """What Git said should run, by day (UTC)."""
@@ -184,6 +198,14 @@ class Pages:
         return self._page(request, "failed.html", code, code=code, text=text)
 
 
+def _part(request: Request, text: str) -> Response:
+    """Return a part of a page, or nothing (204) when the script says by its mark that it has it."""
+    mark = hashlib.sha256(text.encode()).hexdigest()[:16]
+    if request.query_params.get("seen") == mark:
+        return Response(status_code=204)
+    return HTMLResponse(text, headers={"x-tidegate-mark": mark})
+
+
 async def _json(request: Request) -> Any:
     try:
         return json.loads(await request.body())
@@ -193,8 +215,6 @@ async def _json(request: Request) -> Any:
 
 def _plot(svg: str) -> Any:
     """Return an SVG as markup to stand in a page; its `<style>` is dropped, the page's policy forbids it."""
-    from markupsafe import Markup
-
     before, style, rest = svg.partition("<style")
     return Markup(before + rest.partition("</style>")[2] if style else svg)  # noqa: S704 - drawn by us
 

@@ -19,11 +19,13 @@ from tidegate.agent.locks import agent_runs
 from tidegate.core import recording
 from tidegate.core.history import Entry, entries
 from tidegate.core.recording import Recording
-from tidegate.errors import NoData, PlatformError, Refused, Unreachable
+from tidegate.errors import ConfigError, NoData, PlatformError, Refused, TidegateError, Unreachable
+from tidegate.ui import spark
 from tidegate.ui.seen import as_dict, snapshot, state_path
 
 VERBS = ("approve", "pause", "resume", "abort", "rollback")
 ANSWER = 10.0  # seconds for an agent to follow: it looks each second
+SPARK, MOST_SPARKS = 3.0, 100  # seconds for which a small picture is new enough; how many are kept
 FETCHED = 30.0  # seconds for which what was fetched from the remote is new enough
 
 
@@ -46,6 +48,8 @@ class Source:
         self._outcomes = SqliteOutcomes(self.home.root / OUTCOMES)
         self._recorder = FileRecorder(self.home.root / "recordings")
         self._fetching, self._fetched = threading.Lock(), -FETCHED
+        self._sparking = threading.Lock()
+        self._sparks: dict[str, tuple[float, str]] = {}
 
     # ------------------------------------------------------------ what runs
     def snapshot(self) -> dict[str, Any]:
@@ -90,8 +94,27 @@ class Source:
         return list(self._recorder.list())
 
     def recording(self, name: str) -> Recording:
-        """Return a recording. Raises NoData, ConfigError."""
-        return recording.parse(self._recorder.read(name))
+        """Return a recording. Raises NoData; ConfigError for one that is damaged."""
+        try:
+            return recording.parse(self._recorder.read(name))
+        except recording.NotARecording as error:
+            raise ConfigError(
+                str(error), "Look at the file under recordings/ in the home.", where=name
+            ) from error
+
+    def spark(self, name: str) -> str:
+        """Return the small picture of a recording, a few seconds old at most; nothing where there is none."""
+        with self._sparking:
+            at, drawn = self._sparks.get(name, (-SPARK, ""))
+            if time.monotonic() - at < SPARK:
+                return drawn
+            try:
+                drawn = spark.svg(self.recording(name))
+            except TidegateError:
+                drawn = ""
+            kept = list(self._sparks.items())[-MOST_SPARKS:]
+            self._sparks = {**dict(kept), name: (time.monotonic(), drawn)}
+            return drawn
 
     def history(self, environment: str) -> tuple[list[Entry], str]:
         """Return what ran when, newest first, and what is to be said of it: an unreachable remote."""

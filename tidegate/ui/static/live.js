@@ -56,13 +56,17 @@ function replace(mine, part) {
     part.addEventListener("animationend", () => part.classList.remove("fresh"), { once: true });
     say(part.dataset.name + ": " + phase);
   }
+  part.querySelectorAll("details").forEach((fold, place) => {
+    const was = mine.querySelectorAll("details")[place];
+    if (was) fold.open = was.open;
+  });
   mine.replaceWith(part);
   if (focus) (document.getElementById(focus) || part.querySelector("h3") || document.getElementById("main")).focus();
 }
 
 async function look() {
   const live = document.getElementById("live");
-  if (!live) return;
+  if (!live || !live.dataset.live) return;
   if (!document.hidden) {
     try {
       const answer = await fetch(live.dataset.live + "?seen=" + mark, { headers: { accept: "text/html" } });
@@ -80,7 +84,7 @@ async function look() {
       if (lost > 2) say("This page is not up to date: `tidegate ui` does not answer.", true);
     }
   }
-  setTimeout(look, PERIOD);
+  setTimeout(look, Number(live.dataset.period) || PERIOD);
 }
 
 // ---------------------------------------------------------------- asking
