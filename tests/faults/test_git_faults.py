@@ -1,4 +1,4 @@
-"""Git goes away, goes back, is rewritten or moves at the worst moment: what runs is what it says in the end."""
+"""Git goes away, goes back, is rewritten or moves at a bad moment: what runs is what it says in the end."""
 
 from __future__ import annotations
 
