@@ -73,12 +73,16 @@ def below(values: Moments, m: float) -> float:
 def upper(values: Moments, alpha: float) -> float:
     """Return the anytime-valid upper bound of the mean: P(mean ever above it) ≤ alpha; 1 without data."""
     n, total, _ = values
-    if not n or below(values, 1.0) < 1 / alpha:
+    goal = 1 / alpha
+    if not n or below(values, 1.0) < goal:
         return 1.0
     low, high = total / n, 1.0
-    while high - low > 1e-4:
+    near = low + 2 * math.sqrt(math.log(goal) / n)
+    if near < 1 and below(values, near) >= goal:
+        high = near
+    while high - low > 5e-4:
         middle = (low + high) / 2
-        if below(values, middle) >= 1 / alpha:
+        if below(values, middle) >= goal:
             high = middle
         else:
             low = middle

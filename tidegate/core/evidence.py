@@ -23,7 +23,7 @@ from functools import lru_cache
 GRID = 16  # alternatives of each process
 RESERVE = 0.1  # share of the purse not bet before the first trial
 RICHEST = 1e250
-_RESERVE_SCALE = 50.0  # trials in which the reserve falls by about 30%
+RESERVE_SCALE = 50.0  # trials in which the reserve falls by about 30%
 _REMEMBERED = 4096  # factors kept for each set of bets
 
 Wealth = tuple[float, ...]  # the purse on each alternative
@@ -156,7 +156,7 @@ def trial_share(mine: int, theirs: int, up: bool) -> float:
     return odds / (1 + odds)
 
 
-_STAKES = log_spaced(0.02, 0.95, GRID)  # share of a purse that is at risk in one bet
+STAKES = log_spaced(0.02, 0.95, GRID)  # share of a purse that is at risk in one bet
 
 
 def mean_factors(null: float, value: float) -> tuple[float, ...]:
@@ -165,11 +165,11 @@ def mean_factors(null: float, value: float) -> tuple[float, ...]:
     Nothing else is asked of the values, so a value can be the rate of a stretch of time in which events
     came in bursts (betting as in Waudby-Smith and Ramdas, 2023).
     """
-    return tuple([1 + stake * (value / null - 1) for stake in _STAKES])
+    return tuple([1 + stake * (value / null - 1) for stake in STAKES])
 
 
 def _reserve(trials: float) -> float:
-    return RESERVE / math.sqrt(1 + trials / _RESERVE_SCALE)
+    return RESERVE / math.sqrt(1 + trials / RESERVE_SCALE)
 
 
 def begin() -> Wealth:
@@ -291,19 +291,26 @@ def risk_bound(sums: Sums, alpha: float) -> float:
         return math.inf
     mine, both = sum(k for _, _, k in sums), sum(n for _, n, _ in sums)
     mean = sum(share * n for share, n, _ in sums) / both
-    high = min(1e6, max(1e-3, (mine + 0.5) / (both - mine + 0.5) * (1 - mean) / mean))
-    while log_evidence_risk_below(high, sums) < goal and high < 1e6:
-        high *= 1.5
-    low = high / 1.5
-    while low > 1e-3 and log_evidence_risk_below(low, sums) >= goal:
-        low, high = low / 1.5, low
-    for _ in range(9):
-        middle = math.sqrt(low * high)
-        if log_evidence_risk_below(middle, sums) >= goal:
-            high = middle
+    seen = (mine + 0.5) / (both - mine + 0.5) * (1 - mean) / mean
+    low = high = min(1e6, max(1e-3, seen * math.exp(2.2 / math.sqrt(1 + min(mine, both - mine)))))
+    above = below = log_evidence_risk_below(high, sums) - goal
+    while above < 0:
+        low, below, high = high, above, min(1e6, 1.5 * high)
+        above = log_evidence_risk_below(high, sums) - goal
+    while below >= 0 and low > 1e-3:
+        low, high, above = low / 1.5, low, below
+        below = log_evidence_risk_below(low, sums) - goal
+    for _ in range(12):  # false position on the logarithm, kept off the ends
+        if high < 1.0003 * low or below >= 0:
+            break
+        part = min(0.9, max(0.1, -below / (above - below)))
+        middle = low * (high / low) ** part
+        found = log_evidence_risk_below(middle, sums) - goal
+        if found >= 0:
+            high, above = middle, found
         else:
-            low = middle
-    return min(high, 1e6)
+            low, below = middle, found
+    return high
 
 
 def quantile_bound(buckets: Sequence[tuple[float, int]], quantile: float, alpha: float) -> float:

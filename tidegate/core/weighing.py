@@ -22,7 +22,7 @@ from tidegate.core.parts import Evidence, Four, Part, Plain, Stretch
 
 CONFIDENCE = 0.95  # how sure a step is, at PASS, that a limit is held; FAIL goes by alpha alone
 _RISE = 3  # the alternative, a few times the null, whose CUSUM tells where a breach began
-_STRETCH = 32  # eventless trials are weighed when they are one in so many
+STRETCH = 32  # eventless trials are weighed when they are one in so many
 
 replace = msgspec.structs.replace
 Idle = tuple[int, int]  # trials without an event since a part was last weighed: the candidate's, stable's
@@ -84,7 +84,7 @@ def _rate(part: Part, aim: Aim, idle: Idle, look: Look) -> Weighed:
     if aim.check.failure_limit is not None:
         part = _windows(part, aim, trials, events, look)
     waiting = idle[0] + (0 if possible else trials)
-    if not possible and waiting <= part.trials // _STRETCH:
+    if not possible and waiting <= part.trials // STRETCH:
         return part, (waiting, 0)
     if waiting:
         part = _rate_batch(part, aim, waiting, 0, 0)
@@ -216,7 +216,7 @@ def _slower(part: Part, aim: Aim, idle: Idle, look: Look) -> Weighed:
         return part, NONE
     trials, events, possible = look.mine.slower(part.limit)
     theirs, _, slow = look.theirs.slower(part.limit)
-    if not possible and not slow and idle[0] + trials <= part.trials // _STRETCH:
+    if not possible and not slow and idle[0] + trials <= part.trials // STRETCH:
         return part, (idle[0] + trials, idle[1] + theirs)
     part = settled(part, aim, idle)
     return _slower_batch(part, aim, (trials, events, possible), (theirs, slow), look.window.share), NONE
@@ -267,7 +267,7 @@ def _split(part: Part, aim: Aim, idle: Idle, look: Look) -> Weighed:
     """Hold the candidate's share of the requests, or of the units where there are such, to its weight.
 
     A look is left out while the weight changes: part of its requests went by the old one. Requests are
-    weighed when they are one in `_STRETCH`; `idle` has (both arms', the candidate's) until then.
+    weighed when they are one in `STRETCH`; `idle` has (both arms', the candidate's) until then.
     """
     mine, theirs = look.window.candidate.requests, look.window.stable.requests
     if UNITS in look.candidate.tallies or UNITS in look.stable.tallies:
@@ -278,7 +278,7 @@ def _split(part: Part, aim: Aim, idle: Idle, look: Look) -> Weighed:
     if exact and share < 1:
         idle = (idle[0] + mine + theirs, idle[1] + mine)
     both, mine = idle
-    if not both or (exact and both <= part.trials // _STRETCH):
+    if not both or (exact and both <= part.trials // STRETCH):
         return part, idle
     above = ev.advance(part.wealth, part.trials, both, mine, ev.split_bets(share, True))
     below = ev.advance(part.guard or ev.begin(), part.trials, both, mine, ev.split_bets(share, False))
