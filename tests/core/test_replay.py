@@ -392,10 +392,11 @@ def test_the_z_test_is_against_stable() -> None:
 
 def test_a_window_forgets() -> None:
     """What is older than a minute is not in the window, and is in the sums."""
-    past = Past(0.0)
+    past = Past(0.0, (ERRORS,))
     for second in range(1, 101):
-        past.add(float(second), Counts(1, 0), Counts(2, 0))
-    assert (past.window.requests, past.candidate.requests, past.stable.requests) == (60, 100, 200)
+        for pooled in (True, False):
+            past.add(float(second), Counts(1, 1), Counts(2, 0), pooled=pooled)
+    assert (past.window(0), past.candidate.requests, past.stable.requests) == ((60, 60), 100, 200)
 
 
 # ---------------------------------------------------------------- numbers

@@ -47,7 +47,7 @@ def replay(
     minutes: Annotated[float, typer.Option(help="How long each candidate is looked at.")] = 30.0,
     runs: Annotated[
         int, typer.Option(min=10, help="Healthy candidates; a quarter as many of each sick one.")
-    ] = 120,
+    ] = 80,
     seed: Annotated[int, typer.Option(help="The same seed gives the same numbers.")] = 1,
     simulate: Annotated[bool, typer.Option(help="Also try it on simulated traffic.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,

@@ -52,6 +52,7 @@ class Look:
     blind: int = 0
     reason: str = ""
     entered: bool = False
+    against: str = ""  # whom the candidate was compared with, where that was not stable
 
 
 @dataclass(frozen=True)
@@ -189,6 +190,7 @@ def _look(old: Rollout, new: Rollout, now: float) -> list[Line]:
     late = set(new.measured) - set(old.measured)  # what such a source says first may be days old
     fresh = {r: _without(counts.delta(old.marks.get(r), mark), late) for r, mark in new.marks.items()}
     against = old.compared_with or ""
+    line |= {"against": against} if against != (old.stable or "") else {}
     line["candidate"] = _thin(fresh.pop(old.release, Counts()))
     line["stable"] = _thin(fresh.pop(against, Counts()))
     arms = {release: _thin(each) for release, each in fresh.items() if each.requests}
@@ -312,6 +314,7 @@ def _read_look(line: Mapping[str, Any], bounds: tuple[float, ...]) -> Look:
         int(line.get("blind", 0)),
         str(line.get("reason", "")),
         bool(line.get("entered")),
+        str(line.get("against", "")),
     )
 
 

@@ -249,7 +249,6 @@ def recorded(recording: Recording) -> tuple[list[Recorded], list[Tick]]:
 
     Looks that could not be made are left out: what came meanwhile is in the next one.
     """
-    copy = copy_of(recording.stable) if recording.stable else ""
     looks: list[Recorded] = []
     ticks: list[Tick] = []
     before = recording.started
@@ -259,10 +258,11 @@ def recorded(recording: Recording) -> tuple[list[Recorded], list[Tick]]:
                 before = look.at if not looks else before
                 ticks.append((look.at, -1))
             continue
-        compared = copy if recording.stable in look.arms else str(recording.stable)
+        stable = str(recording.stable)
+        compared = look.against or stable
         found = {recording.release: look.candidate, compared: look.stable, **look.arms}
-        rest = 100 - look.weight - (look.weight if compared == copy else 0)
-        percents = {compared: float(look.weight), str(recording.stable): float(rest)}
+        rest = 100 - look.weight - (look.weight if compared != stable else 0)
+        percents = {compared: float(look.weight), stable: float(rest)}
         percents[recording.release] = float(look.weight + look.mirror)
         ticks.append((look.at, len(looks)))
         looks.append(Recorded(look.at - before, found, percents))

@@ -10,6 +10,7 @@ import math
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 
 from tidegate.core.counts import Counts, slower
 from tidegate.core.plan import Check, Plan
@@ -20,29 +21,42 @@ OFTEN = 10.0  # seconds between two looks of the rules that look often
 LEAST = 30  # requests without which a rule says nothing
 
 
+Tally = tuple[int, int]
+
+
 @dataclass
 class Past:
-    """What both arms counted since the candidate had traffic, and in the last window, by seconds."""
+    """What both arms counted since the candidate had traffic, and each look of the last window.
+
+    `recent` are (when, for each check (trials, events) of the candidate).
+    """
 
     began: float
+    checks: tuple[Check, ...] = ()
     candidate: Counts = Counts()
     stable: Counts = Counts()
-    recent: deque[tuple[float, Counts]] = field(default_factory=deque)
+    recent: deque[tuple[float, list[Tally]]] = field(default_factory=deque)
 
-    def add(self, now: float, candidate: Counts, stable: Counts) -> None:
-        """Add one look."""
-        self.candidate, self.stable = self.candidate.plus(candidate), self.stable.plus(stable)
-        self.recent.append((now, candidate))
-        while self.recent and self.recent[0][0] <= now - WINDOW + 1e-6:
+    def add(self, now: float, candidate: Counts, stable: Counts, *, pooled: bool) -> None:
+        """Add one look, to the sums of both arms or to the window."""
+        if pooled:
+            self.candidate, self.stable = self.candidate.plus(candidate), self.stable.plus(stable)
+            return
+        self.recent.append((now, [_tally(check, candidate, check.ceiling) for check in self.checks]))
+        while self.recent[0][0] <= now - WINDOW + 1e-6:
             self.recent.popleft()
 
-    @property
-    def window(self) -> Counts:
-        """What the candidate counted in the last window."""
-        total = Counts()
-        for _, each in self.recent:
-            total = total.plus(each)
-        return total
+    def window(self, place: int) -> Tally:
+        """Return (trials, events) of the window for one check."""
+        rows = [tallies[place] for _, tallies in self.recent]
+        return sum(n for n, _ in rows), sum(k for _, k in rows)
+
+
+def _tally(check: Check, arm: Counts, limit: float) -> Tally:
+    if check.metric == "error-rate":
+        return arm.requests, arm.errors
+    answers, slow, _ = slower(arm.latency, limit)
+    return answers, slow
 
 
 @dataclass(frozen=True)
@@ -62,35 +76,23 @@ RULES = (
 )
 
 
-def fails(rule: Rule, checks: tuple[Check, ...], alpha: float, past: Past, now: float) -> bool:
+def fails(rule: Rule, alpha: float, past: Past, now: float) -> bool:
     """Tell whether one look of a rule finds the candidate failing."""
     if rule.proportion:
-        return any(_differs(check, past, alpha) for check in checks)
-    if now - past.began < WINDOW - 1e-6:
-        return False
-    window = past.window
-    return any(_over(check, window) for check in checks)
+        return any(_differs(check, past, alpha) for check in past.checks)
+    full = now - past.began >= WINDOW - 1e-6
+    return full and any(_over(check, past.window(place)) for place, check in enumerate(past.checks))
 
 
-def _over(check: Check, window: Counts) -> bool:
-    if check.metric == "error-rate":
-        return window.requests >= LEAST and window.errors > check.ceiling * window.requests
-    answers, slow, _ = slower(window.latency, check.ceiling)
-    return answers >= LEAST and slow > check.slow_share * answers
+def _over(check: Check, window: Tally) -> bool:
+    trials, events = window
+    share = check.ceiling if check.metric == "error-rate" else check.slow_share
+    return trials >= LEAST and events > share * trials
 
 
 def _differs(check: Check, past: Past, alpha: float) -> bool:
-    if check.metric == "error-rate":
-        mine, theirs = (
-            (past.candidate.requests, past.candidate.errors),
-            (
-                past.stable.requests,
-                past.stable.errors,
-            ),
-        )
-    else:
-        limit = _quantile(past.stable, check.quantile)
-        mine, theirs = (slower(arm.latency, limit)[:2] for arm in (past.candidate, past.stable))
+    limit = _quantile(past.stable, check.quantile)
+    mine, theirs = (_tally(check, arm, limit) for arm in (past.candidate, past.stable))
     return min(mine[0], theirs[0]) >= LEAST and z_score(mine, theirs) > _z_of(alpha)
 
 
@@ -103,7 +105,7 @@ def _quantile(arm: Counts, quantile: float) -> float:
     return math.inf
 
 
-def z_score(mine: tuple[int, int], theirs: tuple[int, int]) -> float:
+def z_score(mine: Tally, theirs: Tally) -> float:
     """Return how many standard errors the candidate's proportion is above stable's; each (trials, events)."""
     (n, k), (m, s) = mine, theirs
     pooled = (k + s) / (n + m)
@@ -111,6 +113,7 @@ def z_score(mine: tuple[int, int], theirs: tuple[int, int]) -> float:
     return (k / n - s / m) / deviation if deviation else 0.0
 
 
+@cache
 def _z_of(alpha: float) -> float:
     """Return the one-sided normal quantile of 1 − alpha, by bisection on erfc."""
     low, high = 0.0, 10.0
@@ -151,13 +154,13 @@ class RuledRollout:
     def look(self, now: float, candidate: Counts, stable: Counts) -> None:
         """Take in what one look counted, and decide if it is time."""
         if self.past is None:
-            self.past, self.entered, self.due = Past(now), now, now + self.rule.looks
+            self.past, self.entered, self.due = Past(now, self.checks), now, now + self.rule.looks
             return
-        self.past.add(now, candidate, stable)
+        self.past.add(now, candidate, stable, pooled=self.rule.proportion)
         self.seen += candidate.requests
         if now + 1e-6 >= self.due:
             self.due += self.rule.looks
-            self.failures += fails(self.rule, self.checks, self.alpha, self.past, now)
+            self.failures += fails(self.rule, self.alpha, self.past, now)
             self.left = self.failures >= self.rule.failures
         pause = self.legs[self.step].pause
         if not self.left and now - self.entered >= pause.duration and self.seen >= pause.min_requests:
