@@ -7,20 +7,21 @@ was once proven stays proven: an always-valid interval may grow again, but it wa
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 
 from tidegate.core import bandit, experiment
 from tidegate.core.leaving import leave
 from tidegate.core.outcomes import UNITS, outcome_key
-from tidegate.core.plan import Bandit
 from tidegate.core.pooling import Evidence
 from tidegate.core.state import Note, Rollout
 from tidegate.core.strategies import Leg
 from tidegate.core.verdict import Verdict
 
-__all__ = ["UNITS", "Tried", "advance_experiment", "outcome_key"]
+__all__ = ["UNITS", "Tried", "advance_experiment", "of_experiment", "outcome_key"]
 
 replace = msgspec.structs.replace
 
@@ -31,6 +32,11 @@ class Tried:
 
     rollout: Rollout
     waiting: str = ""
+
+
+def of_experiment(finding: Mapping[str, Any]) -> bool:
+    """Tell an experiment's finding from a check's."""
+    return "planned" in finding
 
 
 def advance_experiment(rollout: Rollout, leg: Leg, now: float, notes: list[Note]) -> Tried:
@@ -82,20 +88,21 @@ def _bandit(rollout: Rollout, leg: Leg, elapsed: float, now: float, notes: list[
     decision = bandit.decide(spec, rewards, rollout.release, elapsed, rollout.weights)
     undecided = decision.verdict is Verdict.INCONCLUSIVE and not decision.over
     if undecided and "decided" not in rollout.experiment:
-        rollout = _turned(rollout, spec, rewards, now, notes)
+        rollout = _turned(rollout, leg, rewards, now, notes)
     return _concluded(rollout, leg, decision, notes)
 
 
 def _turned(
     rollout: Rollout,
-    spec: Bandit,
+    leg: Leg,
     rewards: dict[str, tuple[int, int]],
     now: float,
     notes: list[Note],
 ) -> Rollout:
     """Work the weights out anew when it is time, or when an arm left: what it had is shared out at once."""
-    known = rollout.experiment
-    before = known.get("weights") or {r: w for r, w in rollout.weights.items() if r in rewards}
+    known, spec = rollout.experiment, leg.plan.bandit
+    assert spec
+    before = known.get("weights") or _even(rollout, leg)
     left = set(before) - set(rewards)
     if not left and now - float(known.get("turned", known["since"])) < spec.interval:
         return rollout if "weights" in known else replace(rollout, experiment={**known, "weights": before})
@@ -111,8 +118,17 @@ def _turned(
     return replace(rollout, weight=weights[rollout.release], arms=arms)
 
 
+def _even(rollout: Rollout, leg: Leg) -> dict[str, int]:
+    """Return what all arms were to have as the leg began, those that take no part any more included."""
+    named = leg.plan.bandit.arms if leg.plan.bandit else ()  # the fresh copy of stable is none of them
+    arms = {arm.release: leg.weight for arm in rollout.arms if arm.release in named}
+    given = {rollout.release: leg.weight, **arms}
+    return {**given, str(rollout.stable): 100 - sum(given.values())}
+
+
 def _concluded(rollout: Rollout, leg: Leg, decision: experiment.Decision, notes: list[Note]) -> Tried:
-    rollout = replace(rollout, findings=(*rollout.findings, decision.finding))
+    others = (f for f in rollout.findings if not of_experiment(f))
+    rollout = replace(rollout, findings=(*others, decision.finding))
     if decision.verdict is Verdict.FAIL:
         return Tried(leave(rollout, Verdict.FAIL, decision.reason, notes))
     if "decided" in rollout.experiment:
