@@ -22,9 +22,12 @@ import pytest
 from models.flight_delay import features
 from tests.builders import flight_row, tiny_model
 from tidegate.adapters.bentoml import BentoStore
+from tidegate.adapters.service import ServiceMeasures
 from tidegate.bentos import Source, serve_command, serve_environment
+from tidegate.core.plan import Check, Plan, Ratio
 from tidegate.core.release import RegistryRef, ReleaseRecord
 from tidegate.files import digest_folder
+from tidegate.ports import Asked
 
 ROOT = Path(__file__).resolve().parents[2]
 READY_WITHIN = 60.0
@@ -95,16 +98,17 @@ class Served:
     process: subprocess.Popen[bytes]
     port: int
     client: httpx.Client
+    answers: Path
 
 
 @pytest.fixture(scope="module")
-def served(built: Built) -> Iterator[Served]:
-    port = _free_port()
-    process = _start(built, port)
+def served(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    port, answers = _free_port(), tmp_path_factory.mktemp("plane") / "answers"
+    process = _start(built, port, TIDEGATE_ANSWERS=str(answers))
     try:
         assert _ready(process, port), process.stdout.read().decode() if process.stdout else ""
         with httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
-            yield Served(process, port, client)
+            yield Served(process, port, client, answers)
     finally:
         process.terminate()
         process.communicate(timeout=20)
@@ -348,6 +352,44 @@ def _counted(served: Served, status: str) -> float:
     wanted = f'tidegate_predictions_total{{service="flight_delay",status="{status}"}}'
     lines = served.client.get("/metrics").text.splitlines()
     return sum(float(line.split()[-1]) for line in lines if line.startswith(wanted))
+
+
+def test_what_the_service_counts_is_read_as_a_check(served: Served) -> None:
+    """Scores and missing features of the running service reach the plane's reader, warm-up rows do not."""
+    checks = (
+        Check("gaps", "missing-features", Ratio(0.05)),
+        Check("drift", "prediction-drift", Ratio(0.05)),
+    )
+    endpoints = {"a": (f"127.0.0.1:{served.port}",)}
+    asked = Asked("flight-delay", "canary", "a", None, 0.0, Plan(checks=checks), endpoints)
+    measures = ServiceMeasures(timeout=5)
+    measures.read(asked)
+    for _ in range(3):
+        served.client.post("/predict", json=_changed("weather.wind_gust", 20.0))
+    served.client.post("/predict", json=_changed("weather.pressure", None))
+    served.client.post("/predict", json=flight_row(), headers={"x-tidegate-warm": "1"})
+    served.client.post("/features", json=_changed("weather.pressure", None))
+    (found,) = measures.read(asked).values()
+    assert list(found.tallies.values()) == [(4, 1)]
+    (scores,) = found.bins.values()
+    assert {at: n for at, n in enumerate(scores) if n} == {15: 4}  # 0.317 each
+
+
+def test_journaled_answers_are_written_down(served: Served, built: Built) -> None:
+    """A request that the router journals leaves a line that can be compared; any other leaves none."""
+    headers = {"x-request-id": "j-1", "x-tidegate-journal": "1"}
+    answer = served.client.post("/predict", json=flight_row(), headers=headers).json()
+    path = served.answers / f"{built.record.id}.{served.process.pid}.jsonl"
+    end = time.monotonic() + 10
+    while not (path.is_file() and path.read_text().endswith("\n")):
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    (line,) = map(json.loads, path.read_text().splitlines())
+    assert abs(line.pop("at") - time.time()) < 60
+    assert 0 < line.pop("ms") < 5000
+    said = {"probability": answer["probability"], "late": answer["late"]}
+    wanted = {"id": "j-1", "status": 200, "score": answer["probability"], "decision": False, "answer": said}
+    assert line == wanted
 
 
 # ---------------------------------------------------------------- the process
