@@ -14,15 +14,18 @@ from tidegate.core.rollout import Decision, decide, request_rollback
 from tidegate.core.state import (
     Action,
     ModelState,
+    Note,
     Phase,
     Rollout,
     Seen,
     Start,
     Stop,
     Target,
+    Traffic,
     Want,
     Warm,
     WriteBack,
+    traffic,
     weights,
 )
 from tidegate.core.strategies import legs
@@ -43,7 +46,11 @@ def plan(**changes: Any) -> Plan:
 
 @dataclass
 class World:
-    """A plane of one model that does what it is told: 100 requests a second, by the weights."""
+    """A plane of one model that does what it is told: 100 requests a second, by the weights.
+
+    `odd` is the share of a release's mirrored answers that differ from stable's, which the checks named in
+    `pairs` count; `others` are further counts that a source keeps, `unmeasured` those that it does not tell.
+    """
 
     production: str | None = A
     canary: str | None = None
@@ -63,6 +70,13 @@ class World:
     git: bool = True  # whether a write-back arrives
     hidden: bool = False  # the workloads can't be listed
     now: float = 1000.0
+    mirror: dict[str, int] = field(default_factory=dict)
+    beside: Traffic = field(default_factory=Traffic)
+    odd: dict[str, float] = field(default_factory=dict)
+    pairs: tuple[str, ...] = ()
+    others: dict[str, dict[str, tuple[int, int]]] = field(default_factory=dict)
+    unmeasured: dict[str, str] = field(default_factory=dict)
+    told: list[Note] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     history: list[dict[str, int]] = field(default_factory=list)
 
@@ -86,25 +100,48 @@ class World:
             missing=dict(self.missing),
             failed=dict(self.failed),
             weights=None if self.router is None else dict(self.router),
-            counts=None if self.counters is None else dict(self.counters),
+            mirror=dict(self.mirror),
+            unmeasured=dict(self.unmeasured),
+            counts=None if self.counters is None else {r: self.counted(r) for r in self.counters},
         )
+
+    def counted(self, release: str) -> Counters:
+        """Return a release's counters, with what others than the router count."""
+        found, tallies = (self.counters or {})[release], self.others.get(release, {})
+        return Counters(found.requests, found.errors, found.latency, tallies=dict(tallies))
+
+    def serve(self, release: str, requests: int) -> None:
+        """Count a second's requests."""
+        assert self.counters is not None
+        old, bad = self.counters.get(release, Counters(0, 0)), self.bad.get(release, 0)
+        errors = round((old.requests + requests) * bad) - round(old.requests * bad)
+        self.counters[release] = Counters(old.requests + requests, old.errors + errors)
+
+    def tally(self, release: str, name: str, trials: int, events: int) -> None:
+        """Count what another source than the router keeps."""
+        mine = self.others.setdefault(release, {})
+        n, k = mine.get(f"{name}@", (0, 0))
+        mine[f"{name}@"] = (n + trials, k + events)
 
     def look(self) -> Decision:
         """Serve a second, decide once, do what was decided."""
         if self.counters is not None:
             for release, weight in (self.router or {}).items():
-                old = self.counters.get(release, Counters(0, 0))
-                n = self.rate * weight // 100
-                bad = round((old.requests + n) * self.bad.get(release, 0)) - round(
-                    old.requests * self.bad.get(release, 0)
-                )
-                self.counters[release] = Counters(old.requests + n, old.errors + bad)
+                self.serve(release, self.rate * weight // 100)
+            for release, percent in self.mirror.items():
+                copies = self.rate * percent // 100
+                self.serve(release, copies)
+                for name in self.pairs:
+                    self.tally(release, name, copies, round(copies * self.odd.get(release, 0)))
         made = decide(self.state, self.want, self.seen, self.now)
         self.state = made.state
+        self.told += made.notes
         self.notes += [note.kind for note in made.notes]
         if self.router is not None:
             alive = {r for r, ready in self.running.items() if ready}
             self.router = self.retreat() if self.hidden else weights(self.state, self.running, alive)
+            tried, self.beside = traffic(self.state, alive)
+            self.mirror = {tried: self.beside.mirror} if self.beside.mirror else {}
             if not self.history or self.history[-1] != self.router:
                 self.history.append(self.router)
         for action in made.actions:

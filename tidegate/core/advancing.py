@@ -176,10 +176,10 @@ def _quiet(rollout: Rollout, results: Results) -> bool:
     return rollout.seen == 0 or rollout.blind > 0 or unknown
 
 
-def late(rollout: Rollout, plan: Plan, now: float) -> str:
-    """Say that `progressDeadline` is over, or nothing."""
+def late(rollout: Rollout, plan: Plan, now: float, part: float = 1.0) -> str:
+    """Say that `progressDeadline`, or a part of it, is over, or nothing."""
     spent = now - rollout.started - rollout.held
-    if spent <= plan.progress_deadline:
+    if spent <= plan.progress_deadline * part:
         return ""
     return f"{spent:.0f} s > progressDeadline ({plan.progress_deadline:.0f} s)"
 

@@ -5,6 +5,9 @@ What is counted is weighed by `gathering`; `advancing` says when a leg is left a
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 import msgspec
 
 from tidegate.core import analysis
@@ -14,12 +17,14 @@ from tidegate.core.leaving import leave
 from tidegate.core.plan import Plan
 from tidegate.core.state import Arm, Note, Phase, Rollout, Seen
 from tidegate.core.strategies import Leg, leg_at, legs_of
+from tidegate.core.trying import of_experiment
 from tidegate.core.verdict import Verdict
 
 replace = msgspec.structs.replace
 
 EARLY = 0.9  # of an interval: a tick comes a little early or late
 UNWATCHED = 60.0  # seconds between two looks from which on nobody looked, or the clock was moved
+FOR_ARMS = 0.25  # of `progressDeadline` may pass before a rollout goes on without an arm that doesn't come up
 EXPERIMENT_TIMES = ("since", "turned")
 
 
@@ -34,7 +39,7 @@ def prepare(rollout: Rollout, plan: Plan, seen: Seen, now: float, notes: list[No
         return replace(_waited(rollout, plan, now, missing=True), reason=reason)
     rollout = _waited(rollout, plan, now, missing=False)
     ready, overdue = _up(release, seen), late(rollout, plan, now)
-    rollout = replace(rollout, arms=tuple(_arrived(arm, seen, bool(overdue), notes) for arm in rollout.arms))
+    rollout = _with_arms(rollout, plan, seen, now, notes)
     if ready and release in seen.warmed and not waits_for_arms(rollout, seen):
         planned = legs_of(rollout, plan)
         rollout = replace(rollout, phase=Phase.PROGRESSING, reason="", step=-1)
@@ -72,6 +77,11 @@ def _warm(release: str, seen: Seen) -> bool:
     return _up(release, seen) and release in seen.warmed
 
 
+def _with_arms(rollout: Rollout, plan: Plan, seen: Seen, now: float, notes: list[Note]) -> Rollout:
+    overdue = bool(late(rollout, plan, now, FOR_ARMS))
+    return replace(rollout, arms=tuple(_arrived(arm, seen, overdue, notes) for arm in rollout.arms))
+
+
 def _arrived(arm: Arm, seen: Seen, overdue: bool, notes: list[Note]) -> Arm:
     """Go on without another arm that can't be had; the candidate is not to be held up by it for ever."""
     gone = seen.missing.get(arm.release) or (
@@ -102,7 +112,7 @@ def look(rollout: Rollout, plan: Plan, seen: Seen, now: float, notes: list[Note]
     rollout = weigh(rollout, leg, seen, now)
     results = analysis.Judgement(evidence_of(rollout.evidence, leg), leg.plan.checks, leg.plan.alpha)
     if results.failed or _to_show(rollout, leg, now - since, now):
-        rollout = replace(rollout, findings=tuple(r.as_dict() for r in results))
+        rollout = replace(rollout, findings=_shown(rollout, results))
     if results.failed:
         broken = [r for r in results if r.verdict is Verdict.FAIL and not r.dry_run]
         return leave(rollout, Verdict.FAIL, "; ".join(r.reason for r in broken), notes)
@@ -115,15 +125,20 @@ def look(rollout: Rollout, plan: Plan, seen: Seen, now: float, notes: list[Note]
     if seen.workloads is None:  # evidence counts, and a further step needs somebody to run it
         return replace(rollout, held=rollout.held + since, reason="held, it can't be seen what runs")
     if rollout.step < 0:
-        overdue = bool(late(rollout, plan, now))
-        rollout = replace(rollout, arms=tuple(_arrived(arm, seen, overdue, notes) for arm in rollout.arms))
+        rollout = _with_arms(rollout, plan, seen, now, notes)
         waited = waits_for_arms(rollout, seen)
         if waited:
             return replace(rollout, reason=f"waits for {waited}")
     after = advance(rollout, plan, planned, results, now, since, notes)
     if results.read and after.findings is rollout.findings:  # show the numbers that were decided by
-        after = replace(after, findings=tuple(r.as_dict() for r in results))
+        after = replace(after, findings=_shown(rollout, results))
     return after
+
+
+def _shown(rollout: Rollout, results: Iterable[analysis.CheckResult]) -> tuple[dict[str, Any], ...]:
+    """Return what is shown: every check's numbers, and what the stage's experiment said last."""
+    tried = (finding for finding in rollout.findings if of_experiment(finding))
+    return (*(result.as_dict() for result in results), *tried)
 
 
 def _to_show(rollout: Rollout, leg: Leg, before: float, now: float) -> bool:
