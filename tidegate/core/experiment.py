@@ -115,33 +115,65 @@ def decide(spec: AbTest, arms: Arms, alpha: float, elapsed: float) -> Decision:
 
     `alpha` bounds the chance that any of it is said wrongly, ever; `elapsed` are seconds since it began.
     """
-    view = _View(spec, arms, alpha, elapsed)
-    ratio = ratio_log_evidence(arms.candidate_units, arms.stable_units, spec.split / 100)
-    if ratio >= math.log(view.ratio_threshold):
-        return view.decided(Verdict.FAIL, view.broken(ratio), ratio)
-    if view.log_evidence >= math.log(view.threshold) and view.better is not None:
-        verdict = Verdict.PASS if view.better else Verdict.FAIL
-        word = "better" if view.better else "worse"
-        reason = (
-            f"{word} than stable, {view.seen}: evidence {_number(view.log_evidence)} ≥ {view.threshold:g}"
-        )
-        return view.decided(verdict, reason, ratio)
-    return view.undecided(ratio)
+    said = weigh(spec, arms, alpha)
+    view = _View(spec, arms, said, alpha, elapsed)
+    if said.broken:
+        return view.decided(Verdict.FAIL, view.mismatch)
+    if said.verdict is not Verdict.INCONCLUSIVE:
+        word = "better" if said.verdict is Verdict.PASS else "worse"
+        number = f"evidence {_number(said.log_evidence)} ≥ {said.threshold:g}"
+        return view.decided(said.verdict, f"{word} than stable, {view.seen}: {number}")
+    return view.undecided()
+
+
+@dataclass(frozen=True)
+class Weighed:
+    """What the counts of an A/B test prove: log evidence for a difference, and for a broken split."""
+
+    verdict: Verdict
+    log_evidence: float
+    threshold: float
+    ratio: float
+    ratio_threshold: float
+
+    @property
+    def broken(self) -> bool:
+        """True when units are surely not assigned as planned."""
+        return self.ratio >= math.log(self.ratio_threshold)
+
+
+def weigh(spec: AbTest, arms: Arms, alpha: float) -> Weighed:
+    """Return the verdict alone: all that `decide` goes by, without words, interval and size."""
+    threshold, ratio_threshold = 1 / (INTERVAL * alpha), 1 / ((1 - INTERVAL) * alpha)
+    pair = pair_of(spec, arms)
+    ratio = ratio_log_evidence(arms.candidate_units, arms.stable_units, pair.share)
+    log = difference.log_evidence(pair)
+    verdict = Verdict.INCONCLUSIVE
+    if ratio >= math.log(ratio_threshold):
+        verdict = Verdict.FAIL
+    elif log >= math.log(threshold) and pair.estimate:
+        verdict = Verdict.PASS if _good(spec, pair.estimate) else Verdict.FAIL
+    return Weighed(verdict, log, threshold, ratio, ratio_threshold)
+
+
+def pair_of(spec: AbTest, arms: Arms) -> difference.Pair:
+    """Return what the difference is worked out of."""
+    return difference.Pair(arms.candidate, arms.stable, spec.split / 100, float(spec.minimum_effect))
+
+
+def _good(spec: AbTest, estimate: float) -> bool:
+    return estimate > 0 if spec.better == "higher" else estimate < 0
 
 
 class _View:
     """One look at an A/B test: its numbers, and the words for them."""
 
-    def __init__(self, spec: AbTest, arms: Arms, alpha: float, elapsed: float) -> None:
-        self.spec, self.arms, self.elapsed = spec, arms, elapsed
-        self.threshold, self.ratio_threshold = 1 / (INTERVAL * alpha), 1 / ((1 - INTERVAL) * alpha)
-        pair = difference.Pair(arms.candidate, arms.stable, spec.split / 100, float(spec.minimum_effect))
+    def __init__(self, spec: AbTest, arms: Arms, said: Weighed, alpha: float, elapsed: float) -> None:
+        self.spec, self.arms, self.said, self.elapsed = spec, arms, said, elapsed
+        pair = pair_of(spec, arms)
         self.estimate = pair.estimate
-        self.log_evidence = difference.log_evidence(pair)
         self.low, self.high = difference.interval(pair, INTERVAL * alpha)
         self.size = planned(spec, alpha)
-        good = self.estimate if spec.better == "higher" else -self.estimate
-        self.better = None if good == 0 else good > 0
 
     @property
     def seen(self) -> str:
@@ -152,23 +184,24 @@ class _View:
         rates = f"{self.spec.outcome} {_percent(k / n)} ({k}/{n}) against {_percent(j / m)} ({j}/{m})"
         return f"{rates}, {_points(self.estimate)} (from {_points(self.low)} to {_points(self.high)})"
 
-    def broken(self, ratio: float) -> str:
+    @property
+    def mismatch(self) -> str:
         """Say that the split is not what was asked for."""
         mine, theirs = self.arms.candidate_units, self.arms.stable_units
         return (
             f"sample ratio mismatch: {mine} of {mine + theirs} units ({_percent(mine / (mine + theirs))}) "
-            f"instead of {self.spec.split}%: evidence {_number(ratio)} ≥ {self.ratio_threshold:g}; "
-            "its outcomes can't be trusted"
+            f"instead of {self.spec.split}%: evidence {_number(self.said.ratio)} ≥ "
+            f"{self.said.ratio_threshold:g}; its outcomes can't be trusted"
         )
 
-    def decided(self, verdict: Verdict, reason: str, ratio: float) -> Decision:
+    def decided(self, verdict: Verdict, reason: str) -> Decision:
         """Return what was proven."""
-        return Decision(verdict, reason, finding=self.finding(verdict, reason, ratio))
+        return Decision(verdict, reason, finding=self.finding(verdict, reason))
 
-    def undecided(self, ratio: float) -> Decision:
+    def undecided(self) -> Decision:
         """Return how much more it takes, or that it is over."""
         (n, _), (m, _) = self.arms.candidate, self.arms.stable
-        proof = f"{self.seen}: evidence {_number(self.log_evidence)} < {self.threshold:g}"
+        proof = f"{self.seen}: evidence {_number(self.said.log_evidence)} < {self.said.threshold:g}"
         full = n >= self.size.candidate and m >= self.size.stable
         late = self.elapsed >= self.spec.horizon
         if full or late:
@@ -178,7 +211,7 @@ class _View:
             reason = "no unit was assigned yet: does the request carry its header or cookie?"
         else:
             reason = f"{proof}; {self._more()}"
-        found = self.finding(Verdict.INCONCLUSIVE, reason, ratio)
+        found = self.finding(Verdict.INCONCLUSIVE, reason)
         return Decision(Verdict.INCONCLUSIVE, reason, full or late, found, not (n and m))
 
     def _more(self) -> str:
@@ -191,11 +224,11 @@ class _View:
             return f"{text}, about {_time(min(needed, rest))}" + (" (its horizon)" if needed > rest else "")
         return f"{text}, {_time(rest)} to its horizon"
 
-    def finding(self, verdict: Verdict, reason: str, ratio: float) -> dict[str, Any]:
+    def finding(self, verdict: Verdict, reason: str) -> dict[str, Any]:
         """Return what is shown, as JSON types."""
-        arms, worse = self.arms, self.better is False
+        arms, said = self.arms, self.said
         known = arms.candidate[0] and arms.stable[0]
-        against = worse and self.log_evidence >= math.log(3)
+        worse = self.estimate != 0 and not _good(self.spec, self.estimate)
         return {
             "name": self.spec.outcome,
             "verdict": str(verdict),
@@ -203,16 +236,16 @@ class _View:
             "limit": 0.0,
             "observed_text": _points(self.estimate) if known else "–",
             "limit_text": f"0 ({self.spec.better} is better)",
-            "log_evidence": self.log_evidence,
-            "evidence": math.exp(min(self.log_evidence, 690.0)),
-            "threshold": self.threshold,
+            "log_evidence": said.log_evidence,
+            "evidence": math.exp(min(said.log_evidence, 690.0)),
+            "threshold": said.threshold,
             "bound": self.low if self.spec.better == "higher" else self.high,
             "reason": reason,
             "trials": arms.candidate[0] + arms.stable[0],
             "dry_run": False,
             "applicable": True,
             "blocking": True,
-            "against": against,
+            "against": worse and said.log_evidence >= math.log(3),
             "interval": [self.low, self.high],
             "units": {
                 "candidate": arms.candidate_units,
@@ -223,8 +256,8 @@ class _View:
             "planned": {"candidate": self.size.candidate, "stable": self.size.stable},
             "sample_ratio": {
                 "expected": self.spec.split / 100,
-                "log_evidence": ratio,
-                "threshold": self.ratio_threshold,
+                "log_evidence": said.ratio,
+                "threshold": said.ratio_threshold,
             },
         }
 
