@@ -74,13 +74,12 @@ class PrometheusMeasures:
         """
         checks = [check for check in asked.plan.checks if check.metric == "prometheus"]
         result = {}
-        with self._lock:
-            for release in asked.releases:
-                tallies: dict[str, tuple[int, int]] = {}
-                for check in checks:
-                    tallies |= self._tallies(asked, release, check)
-                if tallies:
-                    result[release] = Measured(tallies)
+        for release in asked.releases:
+            tallies: dict[str, tuple[int, int]] = {}
+            for check in checks:
+                tallies |= self._tallies(asked, release, check)
+            if tallies:
+                result[release] = Measured(tallies)
         return result
 
     def _tallies(self, asked: Asked, release: str, check: Check) -> dict[str, tuple[int, int]]:
@@ -108,13 +107,14 @@ class PrometheusMeasures:
                 "Sum both by the same labels, and let events be 0 where none was: `… or 0 * <total>`.",
             )
         rollout = (asked.model, asked.environment, asked.release, asked.since, check.name, release)
-        for labels, trials in total.items():
-            self._readings.take(rollout, _text(labels), (trials, events[labels]))
-        # Those out of sight as well: a key that comes and goes would be counted as new when it comes back.
-        return {
-            self._readings.key(check.name, source): self._known(check, rollout, source)
-            for source in self._readings.sources(rollout)
-        }
+        with self._lock:  # several models may be asked about at once
+            for labels, trials in total.items():
+                self._readings.take(rollout, _text(labels), (trials, events[labels]))
+            # Those out of sight as well: a key that comes and goes would be new when it comes back.
+            return {
+                self._readings.key(check.name, source): self._known(check, rollout, source)
+                for source in self._readings.sources(rollout)
+            }
 
     def _known(self, check: Check, rollout: Hashable, source: str) -> tuple[int, int]:
         trials, count = self._readings.known(rollout, source) or (0, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import os
 import threading
@@ -83,8 +84,8 @@ class ServiceMeasures:
     def read(self, asked: Asked) -> dict[str, Measured]:
         """Return each release's counts, by check and replica."""
         endpoints = sorted({e for found in asked.endpoints.values() for e in found})
-        with self._lock:
-            told = dict(zip(endpoints, self._pool.map(self._ask, endpoints), strict=True))
+        told = dict(zip(endpoints, self._pool.map(self._ask, endpoints), strict=True))
+        with self._lock:  # not while asking: a replica that hangs must not hold up other models
             while len(self._connections) > KEPT:
                 self._connections.pop(next(iter(self._connections))).close()
             return self._measured(asked, told)
@@ -129,39 +130,42 @@ class ServiceMeasures:
     # ---------------------------------------------------------------- asking
     def _ask(self, endpoint: str) -> _Answer | _Silent:
         """Ask one replica, over the connection of last time if there is one."""
-        kept = endpoint in self._connections
-        try:
-            return self._get(endpoint)
-        except TimeoutError:
-            return self._hang_up(endpoint, f"no answer within {self._timeout:g} s")
-        except (OSError, http.client.HTTPException) as error:
-            silent = self._hang_up(endpoint, str(error) or type(error).__name__)
-            return self._ask(endpoint) if kept else silent  # the one of last time may be of a former process
-
-    def _get(self, endpoint: str) -> _Answer | _Silent:
+        kept = self._connections.pop(endpoint, None)  # whoever asks at the same time opens another
+        if kept is not None:
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                return self._get(endpoint, kept)  # it may be one to a former process
         host, _, port = endpoint.rpartition(":")
-        connection = self._connections.get(endpoint)
-        if connection is None:
-            connection = http.client.HTTPConnection(host, int(port), timeout=self._timeout)
-            self._connections[endpoint] = connection
-        connection.request("GET", PATH)
-        answer = connection.getresponse()
-        body = answer.read(MOST)
-        if len(body) == MOST:
-            return self._hang_up(endpoint, f"{PATH} answered more than is meant")
-        answer.read()  # nothing is left: only now may the connection be used again
-        if answer.status != 200:
-            return _Silent(f"{PATH} answered {answer.status}", old=answer.status == 404)
         try:
-            return msgspec.json.decode(body, type=_Answer)
-        except (ValueError, RecursionError) as error:
-            return _Silent(f"{PATH} answered nothing to count ({error})")
+            return self._get(endpoint, http.client.HTTPConnection(host, int(port), timeout=self._timeout))
+        except (OSError, http.client.HTTPException) as error:
+            return _Silent(str(error) or type(error).__name__)
 
-    def _hang_up(self, endpoint: str, why: str) -> _Silent:
-        connection = self._connections.pop(endpoint, None)
-        if connection is not None:
+    def _get(self, endpoint: str, connection: http.client.HTTPConnection) -> _Answer | _Silent:
+        try:
+            connection.request("GET", PATH)
+            answer = connection.getresponse()
+            body = answer.read(MOST)
+            whole = not answer.read(1)  # only when nothing is left may the connection be used again
+        except TimeoutError:
             connection.close()
-        return _Silent(why)
+            return _Silent(f"no answer within {self._timeout:g} s")
+        except BaseException:
+            connection.close()
+            raise
+        if whole:
+            self._connections[endpoint] = connection
+        else:
+            connection.close()
+        return _told(answer.status, body)
+
+
+def _told(status: int, body: bytes) -> _Answer | _Silent:
+    if status != 200:
+        return _Silent(f"{PATH} answered {status}", old=status == 404)
+    try:
+        return msgspec.json.decode(body, type=_Answer)
+    except (ValueError, RecursionError) as error:
+        return _Silent(f"{PATH} answered nothing to count ({error})")
 
 
 def _require(
