@@ -13,7 +13,7 @@ from tidegate.core.writeback import plan_write_back
 from tidegate.errors import ConfigError, TidegateError
 from tidegate.ports import Change, Repository
 
-MAX_BACKOFF = 60.0  # seconds between two tries of a remote that does not answer
+MAX_BACKOFF = 4.0  # seconds between two tries of a remote that does not answer: it is back within 5 s
 
 
 class GitView:

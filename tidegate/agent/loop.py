@@ -22,6 +22,7 @@ from tidegate.agent.jobs import BackOff, InlineJobs, Jobs
 from tidegate.agent.measuring import Measuring
 from tidegate.agent.sight import Sight, View
 from tidegate.agent.telling import Teller, event
+from tidegate.agent.timing import Timing
 from tidegate.config import AgentSpec, Desired
 from tidegate.core import rollout as core
 from tidegate.core.state import Action, ModelState, Note, Start, Want, needed
@@ -105,22 +106,23 @@ class Agent:
         self.plane, self.ports, self.holder, self.url = plane, ports, holder, url
         self.spec = spec or AgentSpec()
         self.fence = 0
+        self.time = Timing(ports.clock)
         self.git = GitView(plane, ports.repository)
         self.sight = Sight(ports.router, ports.metrics, ports.workloads)
         self.hands = Hands(plane, ports.workloads, ports.repository, ports.clock, ports.jobs)
         self.desk = Desk(plane, ports.inbox, self.git.hurry)
         self.teller = Teller(plane, ports.notifier, ports.recorder)
-        self.measuring = Measuring(ports.measures, ports.readers, ports.clock)
+        self.measuring = Measuring(ports.measures, ports.readers, self.time)
         self.memory = _Memory()
 
     # ------------------------------------------------------------ life
     def start(self) -> None:
         """Take the lease and remember where the plane was left."""
-        now = self.ports.clock.now()
-        self._renew(now)
+        self._renew(self.time.now())
         self.memory.documents = dict(self.ports.state.load(self.plane))
         stored = self.memory.documents.get("models", {})
         self.memory.models = {m: msgspec.convert(v, ModelState) for m, v in stored.items()}
+        self.time.go_on(self.memory.models.values())
         commit = str(self.memory.documents.get("git", ""))
         if commit:
             self.git.resume(commit)
@@ -130,7 +132,7 @@ class Agent:
         interval = float(self.spec.interval)
         started = False
         while not stopped():
-            began, busy = self.ports.clock.now(), False
+            began, busy = self.time.now(), False
             try:
                 if started:
                     busy = self.tick()
@@ -146,7 +148,7 @@ class Agent:
                 self._surprised(error)
             else:
                 self._problem("agent", "")
-            spent = self.ports.clock.now() - began
+            spent = self.time.now() - began
             self.ports.clock.sleep(BUSY_PAUSE if busy else max(BUSY_PAUSE, interval - spent))
 
     def _surprised(self, error: Exception) -> None:
@@ -168,7 +170,7 @@ class Agent:
     # ------------------------------------------------------------ one tick
     def tick(self) -> bool:
         """Look once and act; returns whether something changed, so that a look should follow soon."""
-        now = self.ports.clock.now()
+        now = self.time.now()
         if not self._held(now):
             return False
         changed = self._collect(now)
@@ -183,7 +185,7 @@ class Agent:
         found = self._decide(desired, view, now) if desired is not None else held
         if not self._store(desired, found):
             return changed
-        if not self._held(self.ports.clock.now()):  # it was a long look: somebody may have taken over
+        if not self._held(self.time.now()):  # it was a long look: somebody may have taken over
             return changed
         self.desk.answer(found.answers)
         if view.known and (desired is not None or found.states):
@@ -212,8 +214,9 @@ class Agent:
         given = self.memory.documents.get("answers", {})
         wishes = self.git.wishes(desired)
         answers = self.desk.take(given, models, wishes.of, now)
+        told_at = self.ports.clock.now()  # what people read says what their clock says
         self._problem("inbox", self.desk.problem)
-        found = _Round({}, [*self.memory.pending, *self._drift(view, now)], answers, at=now)
+        found = _Round({}, [*self.memory.pending, *self._drift(view, told_at)], answers, at=now)
         for model, note in self.desk.told:
             found.notes.setdefault(model, []).append(note)
         missing, replicas = self._missing(), self.hands.replicas(desired)
@@ -232,7 +235,7 @@ class Agent:
             found.actions += [(model, action) for action in decision.actions]
             found.actions += [(model, start) for start in _resized(decision.state, view, model, replicas)]
             found.notes.setdefault(model, []).extend(decision.notes)
-            found.events += self.teller.events(model, decision.state, found.notes[model], now)
+            found.events += self.teller.events(model, decision.state, found.notes[model], told_at)
         wants = {model: want for model, (want, _, _) in found.told.items()}
         self.measuring.ask(found.states, wants, view.running, now)
         return found

@@ -13,7 +13,7 @@ from tidegate.ports import Clock
 
 
 class Timing:
-    """Seconds since the epoch as the clock said at the start, and what has passed since."""
+    """A Clock: seconds since the epoch as another one said at the start, and what has passed since."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -21,7 +21,15 @@ class Timing:
 
     def now(self) -> float:
         """Return the agent's time."""
-        return self._clock.steady() + self._ahead
+        return self.steady() + self._ahead
+
+    def steady(self) -> float:
+        """Return what nobody can set."""
+        return self._clock.steady()
+
+    def sleep(self, seconds: float) -> None:
+        """Wait."""
+        self._clock.sleep(seconds)
 
     def go_on(self, states: Collection[ModelState]) -> None:
         """Begin where the last look was: a clock that was set back meanwhile would stop every pause."""
