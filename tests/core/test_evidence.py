@@ -234,3 +234,126 @@ def test_more_events_than_trials_are_refused() -> None:
     """Impossible counts are an error, not evidence."""
     with pytest.raises(ValueError, match="3 events in 2 trials"):
         ev.advance(ev.begin(), 0, 2, 3, ev.rate_bets(0.1))
+
+
+# ---------------------------------------------------------------- two arms whose trials are known
+def binomial(n: int, p: float) -> list[float]:
+    """Return the probability of each number of events."""
+    return [math.comb(n, k) * p**k * (1 - p) ** (n - k) for k in range(n + 1)]
+
+
+@given(
+    trials=st.tuples(st.integers(1, 7), st.integers(1, 7)),
+    base=st.floats(0.001, 0.99),
+    less=st.floats(0.05, 1),
+    times=st.floats(1.0, 3.0),
+)
+@fewer
+def test_arms_with_known_trials_are_never_blamed_on_average(
+    trials: tuple[int, int], base: float, less: float, times: float
+) -> None:
+    """By exact enumeration: at a risk of at most θ0 the mean of each bet is at most 1, whatever the rates."""
+    (n, m), mine = trials, min(1.0, base * times * less)
+    base = min(base, mine / (times * less)) if mine == 1.0 else base
+    bets = ev.risk_bets(times, ev.trial_share(n, m, up=True))
+    total = [0.0] * ev.GRID
+    for k, p in enumerate(binomial(n, mine)):
+        for s, q in enumerate(binomial(m, base)):
+            for j, factor in enumerate(bets.factors(k + s, k)):
+                total[j] += p * q * factor
+    assert max(total) <= 1 + 1e-9
+
+
+@given(
+    trials=st.tuples(st.integers(1, 7), st.integers(1, 7)), base=st.floats(0.001, 0.3), risk=st.floats(0.3, 3)
+)
+@fewer
+def test_the_bound_of_a_risk_with_known_trials_holds_on_average(
+    trials: tuple[int, int], base: float, risk: float
+) -> None:
+    """By exact enumeration: evidence that the risk lies below its true value has a mean of at most 1."""
+    (n, m), mine = trials, base * risk
+    share = ev.trial_share(n, m, up=False)
+    mean = sum(
+        p * q * math.exp(ev.log_evidence_risk_below(risk, [(share, k + s, k)]))
+        for k, p in enumerate(binomial(n, mine))
+        for s, q in enumerate(binomial(m, base))
+    )
+    assert mean <= 1 + 1e-9
+
+
+@given(n=st.integers(1, 10_000), m=st.integers(1, 10_000))
+@fewer
+def test_a_share_is_rounded_to_its_side(n: int, m: int) -> None:
+    """Up it is never smaller than the share of the trials, down never larger, and both are near."""
+    up, down = ev.trial_share(n, m, up=True), ev.trial_share(n, m, up=False)
+    assert down <= n / (n + m) * (1 + 1e-6)
+    assert up >= n / (n + m) * (1 - 1e-6)
+    assert up / (1 - up) <= 1.051 * n / m
+    assert down / (1 - down) >= n / m / 1.51
+
+
+# ---------------------------------------------------------------- the other kinds of bets
+@given(share=st.floats(0.01, 0.99), above=st.booleans(), n=st.integers(1, 20))
+@fewer
+def test_evidence_of_another_split_is_a_martingale(share: float, above: bool, n: int) -> None:
+    """Of requests split as configured, the mean of each bet is exactly 1, on both sides."""
+    bets = ev.split_bets(share, above)
+    total = [0.0] * ev.GRID
+    for k, p in enumerate(binomial(n, share)):
+        for j, factor in enumerate(bets.factors(n, k)):
+            total[j] += p * factor
+    assert total == pytest.approx([1.0] * ev.GRID)
+
+
+@given(
+    null=st.floats(0.01, 0.9), values=st.lists(st.floats(0, 1), min_size=1, max_size=6), less=st.floats(0, 1)
+)
+@fewer
+def test_a_mean_in_the_limit_is_never_blamed_on_average(
+    null: float, values: list[float], less: float
+) -> None:
+    """Whatever a stretch's rates are, as long as their mean is at most the limit: a mean of at most 1."""
+    mean = sum(values) / len(values)
+    shrunk = [value * min(1.0, null * less / mean) if mean else 0.0 for value in values]
+    found = [ev.mean_factors(null, value) for value in shrunk]
+    for column in zip(*found, strict=True):
+        assert sum(column) / len(column) <= 1 + 1e-9
+        assert min(column) >= 0
+
+
+@given(null=rates, batches=st.lists(counts, min_size=1, max_size=6))
+@fewer
+def test_waiting_for_an_event_never_wins(null: float, batches: list[tuple[int, int]]) -> None:
+    """Eventless batches weighed as one are at most what they are one by one: the reserve goes in sooner."""
+    bets = ev.rate_bets(null)
+    split = [look for t, e in batches for look in ([(1, 0)] * t if e == 0 else [(t, e)])]
+    assert follow(batches, bets) <= follow(split, bets) + 1e-9
+
+
+def test_a_purse_never_overflows() -> None:
+    """A million bad answers in one look, again and again, stay a number that JSON can hold."""
+    wealth, seen = ev.begin(), 0
+    for _ in range(5):
+        wealth = ev.advance(wealth, seen, 10**6, 10**6, ev.rate_bets(0.01))
+        seen += 10**6
+    assert max(wealth) <= ev.RICHEST
+    assert math.isfinite(ev.log_evidence(wealth, seen))
+
+
+@given(batch=st.tuples(st.integers(1, 4000), st.floats(0, 1)), alpha=st.floats(0.001, 0.3))
+@fewer
+def test_the_rate_bound_agrees_with_bisection(batch: tuple[int, float], alpha: float) -> None:
+    """Newton's steps end where halving the interval does, and never below it."""
+    n, k = batch[0], int(batch[0] * batch[1])
+    bound, low, high = ev.rate_bound(n, k, alpha), k / n, 1.0
+    if bound >= 1:
+        assert k == n or ev.log_evidence_below(1 - 1e-9, n, k) < -math.log(alpha) + 1e-3
+        return
+    for _ in range(60):
+        middle = (low + high) / 2
+        if ev.log_evidence_below(middle, n, k) >= -math.log(alpha):
+            high = middle
+        else:
+            low = middle
+    assert high * (1 - 1e-9) <= bound <= high * (1 + 1e-4) + 1e-9

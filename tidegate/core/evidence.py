@@ -244,39 +244,38 @@ def log_evidence_risk_below(value: float, sums: Sums) -> float:
 def rate_bound(trials: float, events: float, alpha: float) -> float:
     """Return the anytime-valid upper bound of the rate: P(rate ever above it) ≤ alpha. 1 without data.
 
-    The evidence is convex in the bound, so Newton's steps from above never pass below the root.
+    In y = −log(1 − rate) the evidence is convex (each term is linear plus a log-sum-exp), so Newton's steps
+    from above never pass below the root.
     """
     goal = -math.log(alpha)
     low = events / trials if trials else 1.0
     if low >= 1:
         return 1.0
-    bound, step = low, 2 * math.sqrt(low * (1 - low) * goal / trials) + goal / trials
-    found, slope = -1.0, 0.0
+    step = 2 * math.sqrt(low * (1 - low) * goal / trials) + goal / trials
+    y = -math.log1p(-min(low + step, (1 + low) / 2))
+    found, slope = _below_and_slope(-math.expm1(-y), trials, events, goal)
     while found < 0:
-        bound, step = bound + step, 2 * step
-        if bound >= 1 - 1e-9:
-            bound = 1 - 1e-9
-            found, slope = _below_and_slope(bound, trials, events, goal)
-            if found < 0:
-                return 1.0
-        found, slope = _below_and_slope(bound, trials, events, goal)
-    for _ in range(30):
+        y *= 2
+        if y > 30:
+            return 1.0
+        found, slope = _below_and_slope(-math.expm1(-y), trials, events, goal)
+    for _ in range(50):
         less = found / slope
-        bound -= less
-        if less < 2e-6 * bound:
+        y -= less
+        if less < 2e-6 * y:
             break
-        found, slope = _below_and_slope(bound, trials, events, goal)
-    return min(1.0, bound * (1 + 1e-5))
+        found, slope = _below_and_slope(-math.expm1(-y), trials, events, goal)
+    return -math.expm1(-y * (1 + 1e-5))
 
 
 def _below_and_slope(value: float, trials: float, events: float, goal: float) -> tuple[float, float]:
-    """Return log_evidence_below − goal, and its derivative by `value`."""
+    """Return log_evidence_below − goal, and its derivative by −log(1 − value)."""
     misses, log1p, exp = trials - events, math.log1p, math.exp
-    terms, slopes, miss, rest = [], [], log1p(-value), 1 / (1 - value)
+    terms, slopes, miss, rest = [], [], log1p(-value), 1 - value
     for prior, part, hit in zip(_LOG_FRACTION_PRIOR, _FRACTIONS, _LOG_FRACTIONS, strict=True):
         if part or not events:
             terms.append(prior + (events * hit if part else 0.0) + misses * (log1p(-part * value) - miss))
-            slopes.append(misses * (rest - part / (1 - part * value)))
+            slopes.append(misses * (1 - rest * part / (1 - part * value)))
     top = max(terms)
     weights = [exp(term - top) for term in terms]
     total = sum(weights)
