@@ -216,8 +216,9 @@ def test_a_damaged_recording_is_said(client, plane):
         "/reports/flight-delay/x",
     ],
 )
-def test_what_is_not_there_is_not_found(client, path):
+def test_what_is_not_there_is_not_found(client, plane, path):
     """An unknown or hostile path is answered 404 or 422, with a page and without a trace."""
+    with_history(plane.checkout)
     answer = client.get(path)
     assert answer.status_code in (404, 422)
     assert "Traceback" not in answer.text

@@ -7,7 +7,7 @@ import itertools
 import json
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -107,7 +107,8 @@ class Pages:
 
     def live(self, request: Request) -> Response:
         """The same without a frame, for the script."""
-        return _part(request, self._now())
+        text = self._now()
+        return _part(request, text, lambda: text)
 
     def _now(self) -> str:
         found = view.planes(self.source.snapshot(), time.time())
@@ -135,7 +136,9 @@ class Pages:
     def live_rollout(self, request: Request) -> Response:
         """The same without a frame, for the script."""
         name = request.path_params["name"]
-        return _part(request, self._drawn(name, self.source.recording(name)))
+        found = self.source.recording(name)
+        state = repr((found.looks[-1:], found.events, found.end, found.full))
+        return _part(request, state, lambda: self._drawn(name, found))
 
     def _drawn(self, name: str, found: Recording) -> str:
         with self._drawing:
@@ -198,12 +201,12 @@ class Pages:
         return self._page(request, "failed.html", code, code=code, text=text)
 
 
-def _part(request: Request, text: str) -> Response:
-    """Return a part of a page, or nothing (204) when the script says by its mark that it has it."""
-    mark = hashlib.sha256(text.encode()).hexdigest()[:16]
+def _part(request: Request, state: str, draw: Callable[[], str]) -> Response:
+    """Return a part of a page, or nothing (204) when the script has this state's already."""
+    mark = hashlib.sha256(state.encode()).hexdigest()[:16]
     if request.query_params.get("seen") == mark:
         return Response(status_code=204)
-    return HTMLResponse(text, headers={"x-tidegate-mark": mark})
+    return HTMLResponse(draw(), headers={"x-tidegate-mark": mark})
 
 
 async def _json(request: Request) -> Any:

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import os
 import secrets
@@ -80,7 +81,9 @@ class Guard:
         if scope["type"] != "http":
             raise RuntimeError(f"nothing here speaks {scope['type']}")
         refused = self._refuse(scope["method"], Headers(scope=scope))
-        await (refused or self.app)(scope, _limited(receive), _hardened(send))
+        # A request that outlasts the server's end is cut off: nobody waits for it, and it is no error.
+        with suppress(asyncio.CancelledError):
+            await (refused or self.app)(scope, _limited(receive), _hardened(send))
 
     def _refuse(self, method: str, headers: Headers) -> PlainTextResponse | JSONResponse | None:
         if headers.getlist("host") != [host for host in headers.getlist("host")[:1] if host in self.hosts]:
