@@ -21,13 +21,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.builders import A, B
+from tests.planes import eventually, plane_up, tiny_servers
 from tidegate.adapters.journal import EnvoyJournal
 from tidegate.adapters.outcomes import OutcomeMeasures, SqliteOutcomes
 from tidegate.core.outcomes import GRACE, Outcome
 from tidegate.core.plan import AbTest, Bandit, Check, Key, Mirror, Plan, Ratio, Seconds
 from tidegate.errors import ConfigError, NoData, PlatformError
 from tidegate.outcomes import Entry, Place, accept, keep, read
-from tidegate.ports import Asked, Measured
+from tidegate.ports import Asked, Measured, Route
 from tidegate.testing import FakeOutcomes
 
 TEST = AbTest(Key(header="x-user"), "bought", Ratio(0.1), Ratio(0.05))
@@ -615,6 +616,38 @@ def test_the_store_reads_envoys_journal(envoy, tmp_path):
     assert envoy.told == ["/reopen_logs"]
     measures.close()
     store.close()
+
+
+def test_users_and_their_outcomes_are_counted_through_a_real_envoy(tmp_path):
+    """Each user stays on one arm, and every line is read though the journal is begun anew many times."""
+    with plane_up(tmp_path / "plane") as plane, tiny_servers() as servers:
+        endpoints = {A: servers.start(A), B: servers.start(B)}
+        route = Route({A: 50, B: 50}, endpoints, affinity=Key(header="x-user"), salt=B, journal=True)
+        plane.router().apply({"toy": route})
+        path = plane.layout.envoy / "journal.jsonl"
+        measures = OutcomeMeasures(
+            tmp_path / "outcomes.db", EnvoyJournal(path, plane.layout.admin, large=2000), "plane"
+        )
+        store = SqliteOutcomes(tmp_path / "outcomes.db")
+        asked = Asked("toy", "production", B, A, 1.0, AB, endpoints)
+        eventually(lambda: path.exists() and measures.read(asked) == {})
+        for number in range(60):
+            answer = plane.ask("/toy/predict", {"x-user": f"user-{number % 30}"})
+            if number < 30:
+                accept(store, {"id": answer.headers["x-request-id"], "name": "bought", "value": number % 2})
+            if number % 10 == 0:
+                measures.read(asked)
+
+        def total(name: str) -> tuple[int, int]:
+            rows = [found.tallies[f"{name}@1"] for found in measures.read(asked).values()]
+            return sum(n for n, _ in rows), sum(k for _, k in rows)
+
+        eventually(lambda: total("outcome:bought") == (30, 15))
+        assert total("units") == (30, 0)
+        assert all(found.tallies["units@1"][0] for found in measures.read(asked).values())
+        eventually(lambda: measures.read(asked) and path.stat().st_size < 2000)
+        measures.close()
+        store.close()
 
 
 # ---------------------------------------------------------------- what people and programs say

@@ -14,6 +14,7 @@ from tidegate.machine import unix_http
 from tidegate.outcomes import Entry, Place
 
 LARGE = 64 * 1024 * 1024  # bytes of one file before it is rotated
+LONGEST = 200  # characters of a request id: no outcome can name a longer one
 PART = 1024 * 1024  # bytes read at once: about 5,000 lines
 
 
@@ -99,6 +100,6 @@ def entry(line: bytes) -> Entry | None:
         request, unit = found["id"], found.get("unit")
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
-    if not (isinstance(request, str) and request not in ("", "-") and model and release):
+    if not (isinstance(request, str) and request not in ("", "-") and len(request) <= LONGEST and release):
         return None
     return Entry(request, model, release, unit if isinstance(unit, str) and unit != "-" else "", at)
