@@ -122,13 +122,13 @@ def changed(**changes: Any) -> dict[str, Any]:
             id="on its way",
         ),
         pytest.param(
-            changed(phase="Paused", reason="50% waits for `tidegate approve`"),
+            changed(phase="Paused", waits="approve", reason="50% waits for `tidegate approve`"),
             ["waits: 50% waits for `tidegate approve`", "→ tidegate approve canary flight-delay"],
             id="waits for an approval",
         ),
         pytest.param(
-            changed(phase="Paused", reason="anna", paused="anna"),
-            ["waits: anna", "→ tidegate resume canary flight-delay"],
+            changed(phase="Paused", waits="resume", reason="x", paused="paused by anna: lunch"),
+            ["waits: paused by anna: lunch", "→ tidegate resume canary flight-delay"],
             id="paused by hand",
         ),
         pytest.param(

@@ -48,7 +48,7 @@ def paused(now: float) -> dict[str, Any]:
         "phase": "Paused",
         "weight": 25,
         "reason": waits,
-        "waits": waits,
+        "waits": "approve",
         "step": 1,
         "seen": 812,
         "stable": STABLE,

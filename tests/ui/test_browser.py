@@ -257,7 +257,7 @@ def test_everything_has_a_name(page, served, plane):
 def test_hostile_text_runs_nothing(page, served, plane):
     """Names and texts with markup are shown as they are, in the first page and in its live part."""
     page.on("dialog", lambda dialog: pytest.fail(f"a script ran: {dialog.message}"))
-    line = {**paused(time.time()), "release": EVIL, "reason": EVIL, "waits": EVIL, "recording": ""}
+    line = {**paused(time.time()), "release": EVIL, "reason": EVIL, "paused": EVIL, "recording": ""}
     page.goto(served.link)
     plane.tell(EVIL, (EVIL,), (EVIL,), canary=line)
     page.wait_for_selector("article h3:has-text('onerror')")

@@ -235,7 +235,7 @@ def test_hostile_text_is_only_text(client, plane):
         **paused(time.time()),
         "release": EVIL,
         "reason": EVIL,
-        "waits": EVIL,
+        "paused": EVIL,
         "stable": EVIL,
         "strategy": EVIL,
     }

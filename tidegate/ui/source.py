@@ -13,7 +13,6 @@ from typing import Any
 from tidegate import outcomes, planes, plumbing, promotion, shelf, wiring
 from tidegate.adapters.outcomes import FILE as OUTCOMES
 from tidegate.adapters.outcomes import SqliteOutcomes
-from tidegate.adapters.recordings import FileRecorder
 from tidegate.adapters.sqlite import SqliteInbox, read_events
 from tidegate.agent.locks import agent_runs
 from tidegate.core import recording
@@ -46,7 +45,7 @@ class Source:
         self._origin = promotion.Origin(checkout, spec.remote, spec.branch)
         self._inbox = SqliteInbox(state_path(checkout))
         self._outcomes = SqliteOutcomes(self.home.root / OUTCOMES)
-        self._recorder = FileRecorder(self.home.root / "recordings")
+        self._recorder = wiring.recorder(self.home)
         self._fetching, self._fetched = threading.Lock(), -FETCHED
         self._sparking = threading.Lock()
         self._sparks: dict[str, tuple[float, str]] = {}

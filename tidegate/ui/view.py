@@ -162,12 +162,13 @@ def _line(plane: str, environment: str, model: str, raw: Mapping[str, Any], now:
     phase, step = _text(raw.get("phase")).strip("-") or "nothing", _number(raw.get("step"))
     live = phase in UNDER_WAY and raw.get("seen") is not None
     steps = _steps(raw, step, phase) if live else ()
-    waits = _text(raw.get("waits")) if live else ""
-    reason = _text(raw.get("reason"))
+    reason, waits, verb = _text(raw.get("reason")), "", ""
     if reason.startswith("pause ") and _number(raw.get("pause_until")) is not None:
         reason = ""  # told as the time that is left
-    if live and phase == "Paused" and not waits:
-        waits = _text(raw.get("paused")) or reason or "a person has to say when it goes on"
+    if live and phase == "Paused":
+        verb = _text(raw.get("waits"))
+        waits = _text(raw.get("paused")) or reason or f"for {verb or 'a person'}"
+        verb = verb if verb in ("approve", "resume") else "approve" if "approv" in waits else "resume"
     return LineView(
         plane,
         environment,
@@ -181,18 +182,19 @@ def _line(plane: str, environment: str, model: str, raw: Mapping[str, Any], now:
         _progress(raw, step, steps) if live else "",
         _facts(raw, now) if live else (),
         waits,
-        _offers(phase, environment, waits, live),
+        _offers(phase, environment, verb, live),
         tuple(_check(each) for each in _mappings(raw.get("findings"))),
         _text(raw.get("recording")),
         live,
     )
 
 
-def _offers(phase: str, environment: str, waits: str, live: bool) -> tuple[str, ...]:
+def _offers(phase: str, environment: str, verb: str, live: bool) -> tuple[str, ...]:
+    """Return what an operator may ask for; `verb` is what a paused rollout waits for."""
     if not live:
         return ("rollback",) if phase in ("Healthy", "Degraded") and environment != "canary" else ()
     if phase == "Paused":
-        return ("approve" if "approv" in waits else "resume", "abort")
+        return (verb, "abort")
     return {"RollingBack": (), "Verified": ("rollback",)}.get(phase, ("pause", "abort"))
 
 
