@@ -60,7 +60,7 @@ def _draw(recording: Recording, ink: str, form: str) -> bytes:
 
     style: Any = {
         "svg.fonttype": "none",
-        "svg.hashsalt": "tidegate-evidence",
+        "svg.hashsalt": _key(recording),
         "font.size": 8.5,
         "font.family": "sans-serif",
         "axes.prop_cycle": cycler(color=list(LINES)),
@@ -191,10 +191,21 @@ def _dress(axes: Any, recording: Recording) -> None:
 def _inline(text: str, recording: Recording) -> str:
     """Return the bare element in the page's colour, with a title and what it shows in words."""
     body = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    key = _key(recording)
+    # matplotlib names what it clips by by where that lies in memory.
+    for number, name in enumerate(dict.fromkeys(re.findall(r'<clipPath id="(\w+)"', body))):
+        body = body.replace(name, f"{key}-clip{number}")
     box = re.search(r'viewBox="([\d. ]+)"', body)
     spaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
-    opening = f'<svg {spaces} viewBox="{box[1] if box else ""}" role="img" aria-labelledby="ev-t ev-d">'
-    told = f'<title id="ev-t">{escape(_title(recording))}</title>'
-    told += f'<desc id="ev-d">{escape(words(recording))}</desc>'
+    names = f'role="img" aria-labelledby="{key}-t {key}-d"'
+    opening = f'<svg {spaces} viewBox="{box[1] if box else ""}" {names}>'
+    told = f'<title id="{key}-t">{escape(_title(recording))}</title>'
+    told += f'<desc id="{key}-d">{escape(words(recording))}</desc>'
     inner = body[body.index(">") + 1 :]
     return re.sub(r"\n\s*", "\n", f"{opening}{told}{inner}".replace(INK, "currentColor")).strip()
+
+
+def _key(recording: Recording) -> str:
+    """Return what tells this picture's ids from those of others in the same page."""
+    raw = f"{recording.model}-{recording.environment}-{recording.release}-{recording.started:.0f}"
+    return "ev-" + re.sub(r"[^A-Za-z0-9-]", "_", raw)
