@@ -344,7 +344,7 @@ def test_a_purse_never_overflows() -> None:
 @given(batch=st.tuples(st.integers(1, 4000), st.floats(0, 1)), alpha=st.floats(0.001, 0.3))
 @fewer
 def test_the_rate_bound_agrees_with_bisection(batch: tuple[int, float], alpha: float) -> None:
-    """Newton's steps end where halving the interval does, and never below it."""
+    """False position ends where halving the interval does, and never below it."""
     n, k = batch[0], int(batch[0] * batch[1])
     bound, low, high = ev.rate_bound(n, k, alpha), k / n, 1.0
     if bound >= 1:

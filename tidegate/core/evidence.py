@@ -17,7 +17,7 @@ alternative by depends on few numbers, which come again and again, so it is reme
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 
 GRID = 16  # alternatives of each process
@@ -216,95 +216,85 @@ _LOG_FRACTION_PRIOR = (math.log(0.5), *((math.log(0.5 / 12),) * 12))
 
 
 def log_evidence_below(value: float, trials: float, events: float) -> float:
-    """Return the log evidence that the rate is below `value`; grows with `value` for fixed counts."""
-    miss = math.log1p(-value)
-    terms = []
-    for prior, part in zip(_LOG_FRACTION_PRIOR, _FRACTIONS, strict=True):
-        if part or not events:
-            hits = events * math.log(part) if events else 0.0
-            terms.append(prior + hits + (trials - events) * (math.log1p(-part * value) - miss))
-    return log_sum_exp(terms)
+    """Return the log evidence that the rate is below `value`; grows with `value` for fixed counts.
+
+    An alternative has a fraction of the value's odds o: an event then multiplies by f·(1+o)/(1+f·o), a
+    non-event by (1+o)/(1+f·o). So a rate near 1 can be proven to be below a value as well as one near 0.
+    """
+    odds, log1p = value / (1 - value), math.log1p
+    terms, most = [], trials * log1p(odds)
+    for prior, part, hit in zip(_LOG_FRACTION_PRIOR, _FRACTIONS, _LOG_FRACTIONS, strict=True):
+        if part:
+            terms.append(prior + events * hit + most - trials * log1p(part * odds))
+        elif not events:
+            terms.append(prior + most)
+    top = max(terms)
+    return top + math.log(sum([math.exp(term - top) for term in terms]))
 
 
 def log_evidence_risk_below(value: float, sums: Sums) -> float:
     """Return the log evidence that the relative risk is below `value`; `sums` by share of requests."""
+    log, events = math.log, sum([k for _, _, k in sums])
+    # log((1-p_j)/(1-p0)) of every trial; an event's further log(p_j/p0) differs by log(part) only.
+    most = sum([n * log(share * value + 1 - share) for share, n, _ in sums])
     terms = []
-    events = sum(k for _, _, k in sums)
-    for prior, part in zip(_LOG_FRACTION_PRIOR, _FRACTIONS, strict=True):
-        if not part and events:
-            continue
-        total = prior + (events * math.log(part) if events else 0.0)
-        for share, trials, _ in sums:
-            # log((1-p_j)/(1-p0)) of every trial; an event's further log(p_j/p0) differs by log(part) only.
-            total += trials * math.log((share * value + 1 - share) / (share * part * value + 1 - share))
-        terms.append(total)
-    return log_sum_exp(terms)
+    for prior, part, hit in zip(_LOG_FRACTION_PRIOR, _FRACTIONS, _LOG_FRACTIONS, strict=True):
+        if part or not events:
+            less = sum([n * log(share * part * value + 1 - share) for share, n, _ in sums])
+            terms.append(prior + events * hit + most - less)
+    top = max(terms)
+    return top + log(sum([math.exp(term - top) for term in terms]))
 
 
 def rate_bound(trials: float, events: float, alpha: float) -> float:
-    """Return the anytime-valid upper bound of the rate: P(rate ever above it) ≤ alpha. 1 without data.
-
-    In y = −log(1 − rate) the evidence is convex (each term is linear plus a log-sum-exp), so Newton's steps
-    from above never pass below the root.
-    """
+    """Return the anytime-valid upper bound of the rate: P(rate ever above it) ≤ alpha. 1 without data."""
     goal = -math.log(alpha)
-    low = events / trials if trials else 1.0
-    if low >= 1:
+    rate = events / trials if trials else 1.0
+    if rate >= 1:
         return 1.0
-    step = 2 * math.sqrt(low * (1 - low) * goal / trials) + goal / trials
-    y = -math.log1p(-min(low + step, (1 + low) / 2))
-    found, slope = _below_and_slope(-math.expm1(-y), trials, events, goal)
-    while found < 0:
-        y *= 2
-        if y > 30:
-            return 1.0
-        found, slope = _below_and_slope(-math.expm1(-y), trials, events, goal)
-    for _ in range(50):
-        less = found / slope
-        y -= less
-        if less < 2e-6 * y:
-            break
-        found, slope = _below_and_slope(-math.expm1(-y), trials, events, goal)
-    return -math.expm1(-y * (1 + 1e-5))
+    near = rate + math.sqrt(3 * rate * (1 - rate) * goal / trials) + goal / trials
+    guess = near / (1 - near) if near < 0.9 else 9.0
 
+    def over(odds: float) -> float:
+        return log_evidence_below(odds / (1 + odds), trials, events) - goal
 
-def _below_and_slope(value: float, trials: float, events: float, goal: float) -> tuple[float, float]:
-    """Return log_evidence_below − goal, and its derivative by −log(1 − value)."""
-    misses, log1p, exp = trials - events, math.log1p, math.exp
-    terms, slopes, miss, rest = [], [], log1p(-value), 1 - value
-    for prior, part, hit in zip(_LOG_FRACTION_PRIOR, _FRACTIONS, _LOG_FRACTIONS, strict=True):
-        if part or not events:
-            terms.append(prior + (events * hit if part else 0.0) + misses * (log1p(-part * value) - miss))
-            slopes.append(misses * (1 - rest * part / (1 - part * value)))
-    top = max(terms)
-    weights = [exp(term - top) for term in terms]
-    total = sum(weights)
-    slope = sum([weight * by for weight, by in zip(weights, slopes, strict=True)]) / total
-    return top + math.log(total) - goal, max(slope, 1e-300)
+    odds = _root(over, guess, 1e-12, 1e9)
+    return odds / (1 + odds) if math.isfinite(odds) else 1.0
 
 
 def risk_bound(sums: Sums, alpha: float) -> float:
     """Return the anytime-valid upper bound of the relative risk; inf when there is none below 1e6."""
     goal = -math.log(alpha)
-    if log_evidence_risk_below(1e6, sums) < goal:
-        return math.inf
     mine, both = sum(k for _, _, k in sums), sum(n for _, n, _ in sums)
+    if not both or log_evidence_risk_below(1e6, sums) < goal:
+        return math.inf
     mean = sum(share * n for share, n, _ in sums) / both
     seen = (mine + 0.5) / (both - mine + 0.5) * (1 - mean) / mean
-    low = high = min(1e6, max(1e-3, seen * math.exp(2.2 / math.sqrt(1 + min(mine, both - mine)))))
-    above = below = log_evidence_risk_below(high, sums) - goal
+    guess = seen * math.exp(2.2 / math.sqrt(1 + min(mine, both - mine)))
+    return _root(lambda risk: log_evidence_risk_below(risk, sums) - goal, guess, 1e-3, 1e6)
+
+
+def _root(over: Callable[[float], float], guess: float, least: float, most: float) -> float:
+    """Return where an increasing function turns positive, from above; inf where it doesn't below `most`.
+
+    False position on the logarithm, with halving in between, to 3 in 100,000.
+    """
+    low = high = min(most, max(least, guess))
+    above = below = over(high)
     while above < 0:
-        low, below, high = high, above, min(1e6, 1.5 * high)
-        above = log_evidence_risk_below(high, sums) - goal
-    while below >= 0 and low > 1e-3:
-        low, high, above = low / 1.5, low, below
-        below = log_evidence_risk_below(low, sums) - goal
-    for _ in range(12):  # false position on the logarithm, kept off the ends
-        if high < 1.0003 * low or below >= 0:
+        if high >= most:
+            return math.inf
+        low, below, high = high, above, min(most, 1.5 * high)
+        above = over(high)
+    while below >= 0 and low > least:
+        high, above, low = low, below, low / 1.5
+        below = over(low)
+    for turn in range(60):
+        if high < low * (1 + 3e-5) or below >= 0:
             break
-        part = min(0.9, max(0.1, -below / (above - below)))
+        part = min(0.97, max(0.03, -below / (above - below))) if turn % 3 else 0.5
         middle = low * (high / low) ** part
-        found = log_evidence_risk_below(middle, sums) - goal
+        found = over(middle)
         if found >= 0:
             high, above = middle, found
         else:
