@@ -9,6 +9,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -171,6 +172,25 @@ def test_stop_returns_when_the_processes_are_gone(real: SupervisorWorkloads) -> 
     real.stop("toy", ONE.id)
     assert not process.is_running()
     assert is_free(port)
+
+
+def test_a_release_that_hangs_as_it_is_stopped_holds_up_no_start(real: SupervisorWorkloads) -> None:
+    """Its processes have seconds to end; what traffic goes back to meanwhile starts at once."""
+    real.start(ONE, 1)
+    eventually(lambda: _ready(real))
+    hung = _process(_port(real))
+    hung.suspend()
+    with ThreadPoolExecutor(1) as pool:
+        stopping = pool.submit(real.stop, "toy", ONE.id)
+        began = time.monotonic()
+        real.start(TWO, 1)
+        eventually(lambda: any(w.ready and w.release == TWO.id for w in real.list()))
+        assert not stopping.done(), f"it ended after {time.monotonic() - began:.1f} s"
+        assert hung.is_running()
+        hung.resume()
+        stopping.result(30)
+    assert [found.release for found in real.list()] == [TWO.id]
+    assert not hung.is_running()
 
 
 def test_a_killed_replica_comes_back_on_its_port(real: SupervisorWorkloads) -> None:

@@ -54,6 +54,7 @@ class SupervisorWorkloads:
         self._rows = rows or (lambda tag: bentos.warmup_rows(bentos.bento_path(bentos_home, tag)))
         self._probes = ThreadPoolExecutor(max_workers=16, thread_name_prefix="probe")
         self._looked: set[Path] = set()  # Bentos whose packages were compared: one warning each
+        self._stopping: set[str] = set()  # programs that are just being stopped: not to be started again
         self._seen: dict[str, tuple[int, int]] = {}  # program → (pid that was ready, probes missed since)
 
     def start(self, record: ReleaseRecord, replicas: int, copy: bool = False) -> None:
@@ -64,11 +65,13 @@ class SupervisorWorkloads:
 
         Raises ReleaseNotFound, Unreachable (no supervisord).
         """
+        wanted = Placed(record, (), copy)
+        while any(name.startswith(f"{wanted.name}.") for name in tuple(self._stopping)):
+            time.sleep(0.05)
         with self._lock():
             known = self._supervisord.processes()
             placed = self._placements.read()
             taken = {port for other in placed.values() for port in other.ports}
-            wanted = Placed(record, (), copy)
             found = placed.get((record.model, wanted.release))
             if found is None:
                 # Without its file, what supervisord still runs of it sits on ports that nobody knows.
@@ -90,12 +93,31 @@ class SupervisorWorkloads:
 
     def stop(self, model: str, release: str) -> None:
         """Stop a release's processes and wait until they are gone; Unreachable when they don't go."""
+        prefix = f"{model}.{release}."
         with self._lock():
-            # The file goes last: a crash before that leaves a release that is still listed and can be
-            # stopped again, never processes that nobody knows.
-            prefix = f"{model}.{release}."
-            self._end([name for name in self._supervisord.processes() if name.startswith(prefix)])
-            self._placements.forget(f"{model}.{release}")
+            mine = {name for name in self._supervisord.processes() if name.startswith(prefix)}
+            self._stopping |= mine
+        try:
+            # Without the lock: one that hangs has STOP_GRACE to end, and a release to go back to must not
+            # wait for it with its start.
+            self._supervisord.signal_stop(*mine)
+            self._await_end(mine)
+            with self._lock():
+                # The file goes last: a crash before that leaves a release that is still listed and can be
+                # stopped again, never processes that nobody knows.
+                self._end([name for name in self._supervisord.processes() if name.startswith(prefix)])
+                self._placements.forget(f"{model}.{release}")
+        finally:
+            self._stopping -= mine
+
+    def _await_end(self, names: Collection[str]) -> None:
+        """Wait until none of these programs runs, as long as supervisord gives them; then `_end` goes on."""
+        deadline = time.monotonic() + STOP_GRACE + 5
+        while time.monotonic() < deadline:
+            known = self._supervisord.processes()
+            if not any(known[name]["pid"] for name in names if name in known):
+                return
+            time.sleep(0.05)
 
     def list(self) -> Sequence[Workload]:
         """Return every started release with its replicas' states; raises Unreachable.
@@ -202,7 +224,7 @@ class SupervisorWorkloads:
     def _converge(self, known: Mapping[str, Any], placed: Sequence[Placed]) -> None:
         """Make supervisord run what the files say, whatever crashed or was done by hand."""
         strays = set(_workloads(known)) - {name for found in placed for name in found.programs}
-        if not strays and not any(_idle(found, known) for found in placed):
+        if not strays and not any(set(_idle(found, known)) - self._stopping for found in placed):
             return
         with self._lock(wait=False) as mine:  # look again: somebody may have been about to start one
             if not mine:
@@ -217,7 +239,7 @@ class SupervisorWorkloads:
 
     def _ensure(self, found: Placed, known: Mapping[str, Any]) -> None:
         """Have each program of a release known to supervisord, and none of them stopped or given up."""
-        for name in _idle(found, known):
+        for name in set(_idle(found, known)) - self._stopping:
             if name in known:
                 self._supervisord.restart(name)
             else:
