@@ -403,6 +403,20 @@ def test_a_mail_is_sent():
 
 
 # ---------------------------------------------------------------- messages
+def test_a_good_end_is_told_with_its_numbers_too():
+    """Each check of a verified release is told with what was observed and its limit."""
+    findings = [
+        {**FINDING, "verdict": "PASS"},
+        {**FINDING, "name": "dry", "dry_run": True},
+        {**FINDING, "name": "x", "verdict": "INCONCLUSIVE", "observed_text": "–"},
+    ]
+    data = {"environment": "canary", "weight": 50, "findings": findings}
+    told = telling.message("verified", "production", "m", "r", "canary: r is verified", data)
+    assert "checks    errors 4.1% (37/902), limit 1%\n" in told.body
+    assert "weight    50%" in told.body
+    assert told.tone == "good"
+
+
 @given(
     kind=st.sampled_from([*telling._KINDS, "other"]),
     texts=st.lists(st.text(max_size=40), min_size=4, max_size=4),

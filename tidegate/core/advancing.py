@@ -186,5 +186,6 @@ def late(rollout: Rollout, plan: Plan, now: float, part: float = 1.0) -> str:
 
 def _verified(rollout: Rollout, reason: str, now: float, notes: list[Note]) -> Rollout:
     text = f"{rollout.environment}: {rollout.release} is verified, {reason}"
-    notes.append(Note("verified", rollout.release, text))
+    data = {"environment": rollout.environment, "weight": rollout.weight, "findings": list(rollout.findings)}
+    notes.append(Note("verified", rollout.release, text, data))
     return replace(rollout, phase=Phase.VERIFIED, verdict=str(Verdict.PASS), reason=reason, ended=now)

@@ -16,7 +16,8 @@ replace = msgspec.structs.replace
 
 def leave(rollout: Rollout, verdict: Verdict, reason: str, notes: list[Note]) -> Rollout:
     """Decide to roll back. Stored before anything moves, so that no look can re-apply the release."""
-    data = {"verdict": str(verdict), "findings": list(rollout.findings)}
+    told = {"environment": rollout.environment, "stable": rollout.stable, "weight": rollout.weight}
+    data = {"verdict": str(verdict), "findings": list(rollout.findings), **told}
     notes.append(Note("breach", rollout.release, f"{rollout.environment}: {reason}", data))
     return replace(
         rollout,
@@ -91,7 +92,8 @@ def finish_rollback(
     if wants(want, rollout) and not _moved_on(want, rollout):
         return rollout
     text = f"{rollout.environment}: {rollout.release} → {rollout.stable or 'nothing'}: {rollout.reason}"
-    notes.append(Note("rolled-back", rollout.release, text))
+    told = {"environment": rollout.environment, "stable": rollout.stable, "verdict": rollout.verdict}
+    notes.append(Note("rolled-back", rollout.release, text, {**told, "findings": list(rollout.findings)}))
     return replace(rollout, phase=Phase.ROLLED_BACK, ended=now)
 
 

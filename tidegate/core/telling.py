@@ -54,6 +54,15 @@ _KINDS = {
         "could not go back from {release}", "bad", "it serves meanwhile; a person has to act", _STATUS
     ),
     "problem": _Kind("a problem", "warn", "it is tried again; traffic stays where it was", _STATUS),
+    "aborted": _Kind(
+        "{release} is being taken back", "warn", "a person asked; its weight goes to 0", _STATUS
+    ),
+    "resumed": _Kind("{release} goes on", "info", "a person said so", _STATUS),
+    "approved": _Kind("{release} may go on", "good", "a person said so", _STATUS),
+    "dropped": _Kind("{release} makes way", "info", "Git asks for another release", _STATUS),
+    "removed": _Kind("{release} is taken away", "warn", "Git names no release any more", _STATUS),
+    "experiment": _Kind("news of an experiment with {release}", "info", "", _STATUS),
+    "mirror": _Kind("{release} gets another share of copies", "info", "the router is told", _STATUS),
     "paused": _Kind("{release} waits for a person", "warn", "its weight is held", "{resume}"),
     "weight": _Kind("{release} changes its weight", "info", "the router is told", _STATUS),
     "stage": _Kind("{release} goes on to its next strategy", "info", "its evidence begins anew", _STATUS),
@@ -119,12 +128,14 @@ def _numbers(data: Mapping[str, Any]) -> list[tuple[str, str]]:
     if finding and isinstance(finding.get("evidence"), int | float):
         evidence = f"{finding['evidence']:.3g} of {finding.get('threshold') or 0:.3g} that decide"
     weight = data.get("weight")
+    checks = "" if finding else "; ".join(_checks(data.get("findings")))
     found = [
         ("verdict", data.get("verdict")),
         ("check", check),
         ("observed", observed),
         ("limit", limit),
         ("evidence", evidence),
+        ("checks", checks),
         ("weight", f"{weight}%" if isinstance(weight, int | float) else weight),
         ("by", data.get("by")),
         ("commit", data.get("commit")),
@@ -134,11 +145,19 @@ def _numbers(data: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _deciding(findings: Any) -> Mapping[str, Any]:
     """Return the finding that decided: the first that failed and is no dry run; else none."""
+    failed = [each for each in _blocking(findings) if each.get("verdict") == "FAIL"]
+    return failed[0] if failed else {}
+
+
+def _blocking(findings: Any) -> list[Mapping[str, Any]]:
     known = findings if isinstance(findings, Sequence) and not isinstance(findings, str) else ()
-    for each in known:
-        if isinstance(each, Mapping) and each.get("verdict") == "FAIL" and not each.get("dry_run"):
-            return each
-    return {}
+    return [each for each in known if isinstance(each, Mapping) and not each.get("dry_run")]
+
+
+def _checks(findings: Any) -> list[str]:
+    """Return each check that was judged, with both numbers."""
+    told = [(e.get("name"), e.get("observed_text"), e.get("limit_text")) for e in _blocking(findings)]
+    return [f"{name} {seen}, limit {limit}" for name, seen, limit in told if seen not in (None, "", "–")]
 
 
 def _named(fields: Mapping[str, str]) -> dict[str, str]:
