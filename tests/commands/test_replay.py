@@ -277,3 +277,30 @@ def test_an_experiment_is_refused_with_what_can_be_replayed(home: Path, tmp_path
     )
     error = refused("replay", "--rollout", str(path), "--env", "production")
     assert "outcomes" in str(error)
+
+
+# ---------------------------------------------------------------- recorded from a real plane
+REAL = Path(__file__).parent / "recordings"  # real Envoy, services and agent, 40 requests a second
+
+
+@pytest.mark.parametrize("name", ["verified", "rolled-back"])
+def test_what_a_real_plane_recorded_is_decided_again_as_it_was(name: str) -> None:
+    """With its own plan a replay ends like the plane did: same verdict, same moment, same numbers."""
+    _, found = explain.find(str(REAL / f"{name}.jsonl"))
+    assert found.end
+    again = rp.replay(found, found.plan, found.environment, 1)
+    if name == "rolled-back":
+        breach = next(event.at for event in found.events if event.kind == "breach")
+        assert (again.verdict, again.reason) == ("FAIL", found.end.reason)
+        assert again.left == pytest.approx(breach - found.looks[0].at)
+    else:
+        verified = next(event.at for event in found.events if event.kind == "verified")
+        assert again.verified == pytest.approx(verified - found.looks[0].at)
+        assert again.left is None
+
+
+def test_a_real_recording_is_explained_and_replayed_from_its_file(home: Path) -> None:
+    """A file that somebody sent is enough; it needs no home and no agent."""
+    path = str(REAL / "rolled-back.jsonl")
+    assert "error rate 33.3% (6/18) > limit 5%" in told("explain", path)
+    assert "left after 4 s (FAIL)" in told("replay", path, "--no-simulate")
