@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
+import os
+import pty
 import re
+import select
+import signal
+import struct
 import subprocess
 import sys
+import termios
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -388,3 +396,39 @@ def test_watching_as_json_prints_a_line_a_change(checkout):
         process.terminate()
     assert [p["problems"] for p in first["planes"]][-1] == ["x" * 300]
     assert [p["problems"] for p in second["planes"]][-1] == ["news"]
+
+
+def test_following_draws_over_and_ends_with_ctrl_c(checkout):
+    """On a terminal the picture is drawn over, whole and never cleared; Ctrl-C ends it without a word."""
+    leader, follower = pty.openpty()
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 12, 80, 0, 0))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tidegate", "status", "--watch"],
+        cwd=checkout,
+        stdin=follower,
+        stdout=follower,
+        stderr=follower,
+        env={**os.environ, "TERM": "xterm-256color"},
+        start_new_session=True,
+    )
+    os.close(follower)
+    raw = b""
+    try:
+        while raw.count(b"\x1b[?2026l") < 3 and select.select([leader], [], [], 30)[0]:
+            raw += os.read(leader, 65536)
+        process.send_signal(signal.SIGINT)
+        with suppress(OSError):  # the other end is closed
+            while more := os.read(leader, 65536):
+                raw += more
+        assert process.wait(20) == 0
+    finally:
+        process.kill()
+        process.wait()
+        os.close(leader)
+    text = raw.decode()
+    frames = text.split("\x1b[?2026h")[1:]
+    assert b"\x1b[?1049h" in raw
+    assert raw.rindex(b"\x1b[?1049l") > raw.rindex(b"production")
+    assert all("\x1b[2J" not in frame and "\x1b[K" not in frame for frame in frames)
+    assert all(frame.count("\n") <= 12 for frame in frames[:-1])
+    assert "Traceback" not in text

@@ -93,14 +93,21 @@ def _print_changes(checkout: Path, as_json: bool) -> None:
 
 
 def _redraw(checkout: Path) -> None:
-    """Draw over the last picture on the terminal's other screen: nothing is cleared, so nothing flickers."""
+    """Draw over the last picture on the terminal's other screen: nothing is cleared, so nothing flickers.
+
+    Terminals that can (DEC mode 2026) show a picture only when it is whole; others pass over the words.
+    """
     from rich.live import Live
 
     from tidegate.ui.terminal import Fitted, render
 
-    with Live(console=_console(), screen=True, auto_refresh=False) as live:
+    console = _console()
+    with Live(console=console, screen=True, auto_refresh=False, redirect_stdout=False) as live:
         for found in _documents(checkout):
+            sys.stdout.write("\x1b[?2026h")
             live.update(Fitted(render(found)), refresh=True)
+            sys.stdout.write("\x1b[?2026l")
+            sys.stdout.flush()
 
 
 def register(app: typer.Typer) -> None:
