@@ -1,9 +1,10 @@
 """Bandits: Thompson sampling over releases, with a floor, a cap on change, and its regret. Pure, seeded.
 
 Each arm's rate has a Beta(1, 1) prior. An arm gets requests as often as a draw from its posterior would be
-the largest (Thompson 1933), which is worked out by integration, not by drawing. That an arm is the best with
-`confidence` is a statement about the posterior: it holds whenever one looks, on average over rates as the
-prior has them, but bounds no error rate for one given pair of rates as an A/B test's alpha does.
+the largest (Thompson 1933), which is worked out by integration, not by drawing. A posterior that is looked
+at each second will sooner or later be sure of one of two even arms; so an arm is only called the best with
+`confidence` when, beside that, the always-valid difference (core.difference, right at any look and for
+weights that move) proves it: the chance that an even candidate is ever left is at most 1 - `confidence`.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from tidegate.core import difference
 from tidegate.core.counts import Tally
 from tidegate.core.experiment import Decision
 from tidegate.core.plan import Bandit
 from tidegate.core.verdict import Verdict
 
+_EFFECT = 0.02  # about this difference of rates evidence is quickest; from a quarter to ten times it counts
 _POINTS = 2000  # of the integral
 _REACH = 8.0  # standard deviations about each posterior's mean
 
@@ -143,7 +146,10 @@ def decide(
     elapsed: float,
     weights: Mapping[str, int] | None = None,
 ) -> Decision:
-    """Return PASS when the candidate is the best arm, FAIL when another is, else INCONCLUSIVE."""
+    """Return PASS when the candidate is the best arm, FAIL when another is, else INCONCLUSIVE.
+
+    Both need `minRewards` of each arm, the posterior's `confidence`, and the evidence.
+    """
     chances = best(rewards)
     leader = max(sorted(rewards), key=lambda arm: (chances[arm], arm == candidate))
     fewest = min(n for n, _ in rewards.values())
@@ -152,7 +158,9 @@ def decide(
         f"{'candidate' if arm == candidate else arm} {_rate(rewards[arm])}" for arm in sorted(rewards)
     )
     sure = f"the best with {100 * chances[leader]:.3g}%"
-    if len(rewards) > 1 and fewest >= spec.min_rewards and chances[leader] >= spec.confidence:
+    log, goal = _least_evidence(spec, rewards, leader, candidate)
+    likely = len(rewards) > 1 and fewest >= spec.min_rewards and chances[leader] >= spec.confidence
+    if likely and log >= goal:
         verdict = Verdict.PASS if leader == candidate else Verdict.FAIL
         who = "the candidate" if leader == candidate else leader
         reason = f"{who} is {sure} ≥ {100 * spec.confidence:g}% confidence: {spec.reward} of {rates}"
@@ -161,11 +169,26 @@ def decide(
         verdict = Verdict.INCONCLUSIVE
         who = "the candidate" if leader == candidate else leader
         lead = f"{who} leads, {sure} < {100 * spec.confidence:g}% confidence"
+        if likely:
+            lead = f"{who} leads, {sure}, not proven yet: evidence {math.exp(log):.2g} < {math.exp(goal):.3g}"
         if fewest < spec.min_rewards:
             lead = f"{fewest} of {spec.min_rewards} rewards of the arm that has fewest"
         reason = f"{'over at its horizon, ' if over else ''}{lead}: {spec.reward} of {rates}"
     finding = _finding(spec, rewards, chances, candidate, verdict, reason, weights or {})
     return Decision(verdict, reason, over, finding, fewest == 0)
+
+
+def _least_evidence(
+    spec: Bandit, rewards: Mapping[str, Tally], leader: str, candidate: str
+) -> tuple[float, float]:
+    """Return the log evidence that the leader beats the candidate, or as candidate all others; and its goal.
+
+    Any of the other arms might come to lead by chance, hence the goal is shared out among them.
+    """
+    rivals = [arm for arm in rewards if arm != leader] if leader == candidate else [candidate]
+    pairs = [difference.Pair(rewards[leader], rewards[rival], 0.5, _EFFECT) for rival in rivals]
+    goal = math.log(max(1, len(rewards) - 1) / (1 - spec.confidence))
+    return min((difference.log_evidence(p) if p.estimate > 0 else 0.0 for p in pairs), default=0.0), goal
 
 
 def _rate(arm: Tally) -> str:
