@@ -10,7 +10,18 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench import agents, gates, load_ratio, pipeline, quality, replay, rollouts, routing, serving  # noqa: F401 - they register themselves
+from bench import (
+    agents,
+    experiments,
+    gates,
+    load_ratio,
+    pipeline,
+    quality,
+    replay,
+    rollouts,
+    routing,
+    serving,
+)  # noqa: F401 - they register themselves
 from bench.registry import GROUPS, run
 from tidegate.config import Home
 from tidegate.files import write_atomic

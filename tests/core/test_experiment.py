@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tidegate.core.difference import BETS_SUM, Pair, interval, log_evidence
-from tidegate.core.experiment import INTERVAL, Arms, decide, planned, ratio_log_evidence
+from tidegate.core.experiment import INTERVAL, Arms, decide, inflation, planned, ratio_log_evidence
 from tidegate.core.plan import AbTest, Key, Ratio, Seconds
 from tidegate.core.verdict import Verdict
 
@@ -113,10 +113,12 @@ def test_the_interval_shrinks_with_more_units():
 
 # ---------------------------------------------------------------- the size
 def test_the_size_is_the_textbooks_times_what_looking_costs():
-    """10% against 12%, alpha 5% two-sided, power 80%, equal arms: 3,841 an arm (Fleiss), times 1.6."""
+    """10% against 12%, alpha 5% two-sided, power 80%, equal arms: 3,841 an arm (Fleiss), times 1.7."""
     size = planned(SPEC, 0.05 / INTERVAL)
     assert size.candidate == size.stable
-    assert size.candidate == pytest.approx(1.6 * 3841, rel=0.001)
+    assert size.candidate == pytest.approx(inflation(0.05 / INTERVAL, 0.8) * 3841, rel=0.001)
+    assert 1.6 < inflation(0.05 / INTERVAL, 0.8) < 1.8
+    assert 1.4 < inflation(0.01, 0.8) < 1.6
 
 
 def test_a_smaller_effect_or_alpha_and_more_power_need_more_units():
