@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench import (
+from bench import (  # noqa: F401 - they register themselves
     agents,
     experiments,
     gates,
@@ -21,7 +21,7 @@ from bench import (
     rollouts,
     routing,
     serving,
-)  # noqa: F401 - they register themselves
+)
 from bench.registry import GROUPS, run
 from tidegate.config import Home
 from tidegate.files import write_atomic
