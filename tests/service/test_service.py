@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -21,76 +20,21 @@ import pytest
 
 from models.flight_delay import features
 from tests.builders import flight_row, tiny_model
+from tests.service.running import Built, build, free_port, ready, start
 from tidegate.adapters.bentoml import BentoStore
 from tidegate.adapters.service import ServiceMeasures
-from tidegate.bentos import Source, serve_command, serve_environment
+from tidegate.bentos import Source, serve_command
 from tidegate.core.plan import Check, Plan, Ratio
 from tidegate.core.release import RegistryRef, ReleaseRecord
 from tidegate.files import digest_folder
 from tidegate.ports import Asked
 
 ROOT = Path(__file__).resolve().parents[2]
-READY_WITHIN = 60.0
-
-
-@dataclass
-class Built:
-    """A store with one Bento, and the record that names it."""
-
-    home: Path
-    record: ReleaseRecord
-
-    @property
-    def source(self) -> Path:
-        """The Bento's source folder."""
-        return BentoStore(self.home).path(self.record.bento.tag) / "src"
-
-
-def _build(folder: Path) -> Built:
-    model = tiny_model(folder / "model")
-    digest = digest_folder(model)
-    home = folder / "bentoml"
-    bento = BentoStore(home).build(Source("flight-delay", ROOT, model, digest, 7, "9be14c2" + "0" * 33))
-    record = ReleaseRecord(
-        "flight-delay", "9be14c2" + "0" * 33, "sha256:", RegistryRef("flight-delay", 7), digest, bento, {}
-    )
-    return Built(home, record)
-
-
-def _start(built: Built, port: int, **environment: str) -> subprocess.Popen[bytes]:
-    added = serve_environment(built.home, built.record) | environment
-    kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
-    # From a foreign folder: what the Bento needs must come from the Bento.
-    return subprocess.Popen(
-        serve_command(built.record.bento.tag, port),
-        cwd=built.home,
-        env=kept | added,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
-
-
-def _free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
-
-
-def _ready(process: subprocess.Popen[bytes], port: int) -> bool:
-    """Wait until the process answers on its port; False when it ends before that."""
-    end = time.monotonic() + READY_WITHIN
-    while time.monotonic() < end and process.poll() is None:
-        try:
-            if httpx.get(f"http://127.0.0.1:{port}/readyz").status_code == 200:
-                return True
-        except httpx.TransportError:
-            time.sleep(0.05)
-    return False
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
-    return _build(tmp_path_factory.mktemp("bento"))
+    return build(tmp_path_factory.mktemp("bento"))
 
 
 @dataclass
@@ -103,10 +47,10 @@ class Served:
 
 @pytest.fixture(scope="module")
 def served(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    port, answers = _free_port(), tmp_path_factory.mktemp("plane") / "answers"
-    process = _start(built, port, TIDEGATE_ANSWERS=str(answers))
+    port, answers = free_port(), tmp_path_factory.mktemp("plane") / "answers"
+    process = start(built, port, TIDEGATE_ANSWERS=str(answers))
     try:
-        assert _ready(process, port), process.stdout.read().decode() if process.stdout else ""
+        assert ready(process, port), process.stdout.read().decode() if process.stdout else ""
         with httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
             yield Served(process, port, client, answers)
     finally:
@@ -423,7 +367,7 @@ def test_a_taken_port_is_told_at_once(served: Served, built: Built) -> None:
     """A second process on the same port ends by itself, before it loads anything, and says why."""
     kept = built.home / "metrics" / str(served.port)
     before = sorted(kept.iterdir())
-    second = _start(built, served.port)
+    second = start(built, served.port)
     output, _ = second.communicate(timeout=30)
     assert second.returncode not in (0, None)
     assert b"address already in use" in output.lower()
@@ -433,10 +377,10 @@ def test_a_taken_port_is_told_at_once(served: Served, built: Built) -> None:
 
 def test_requests_in_flight_are_answered_at_the_end(built: Built) -> None:
     """SIGTERM lets a request that was begun finish, then the process ends with 0."""
-    port = _free_port()
-    process = _start(built, port)
+    port = free_port()
+    process = start(built, port)
     try:
-        assert _ready(process, port)
+        assert ready(process, port)
         body = json.dumps(flight_row()).encode()
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
         connection.putrequest("POST", "/predict")
@@ -474,10 +418,10 @@ def test_another_model_is_never_ready(built: Built, tmp_path: Path, tamper: Any)
     shutil.copytree(built.home, home)
     copy = Built(home, built.record)
     tamper(copy)
-    port = _free_port()
-    process = _start(copy, port)
+    port = free_port()
+    process = start(copy, port)
     try:
-        assert not _ready(process, port)
+        assert not ready(process, port)
         output = process.communicate(timeout=5)[0].decode()
         assert process.returncode == 3
         assert "model flight-delay is not the one that" in output
@@ -493,10 +437,10 @@ def test_a_model_that_fails_its_own_examples_is_never_ready(tmp_path: Path) -> N
     home = tmp_path / "bentoml"
     bento = BentoStore(home).build(Source("flight-delay", ROOT, model, digest, 8, "0" * 40))
     record = ReleaseRecord("flight-delay", "0" * 40, "sha256:", RegistryRef("f", 8), digest, bento, {})
-    port = _free_port()
-    process = _start(Built(home, record), port)
+    port = free_port()
+    process = start(Built(home, record), port)
     try:
-        assert not _ready(process, port)
+        assert not ready(process, port)
         assert '"field": "origin"' in process.communicate(timeout=5)[0].decode()
         assert process.returncode == 3
     finally:
