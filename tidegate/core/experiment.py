@@ -76,7 +76,7 @@ def inflation(alpha: float, power: float) -> float:
     The log evidence of an effect of z standard errors at the end is about a Brownian motion with variance
     z² and drift z²/2; the chance that it ever passes its goal is that of Wald's first passage. Simulated
     (bench/experiments.py): 1.4 times at alpha 0.5%, 1.7 at 5%, for a power of 80%; half of the tests that
-    are to find the effect end by 0.95 times a fixed size.
+    are to find the effect end by 0.9 times a fixed size.
     """
     goal = -math.log(INTERVAL * alpha * _ON_EFFECT)
     low, high = 0.0, 100.0
