@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import resource
-import shutil
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,15 +35,24 @@ def small_disk(folder: Path) -> Iterator[str]:
 
 @contextlib.contextmanager
 def full(folder: Path) -> Iterator[None]:
-    """Fill a folder's disk to its last byte."""
-    ballast = folder / "ballast"
-    with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
-        while True:
-            file.write(bytes(65536))
-    assert shutil.disk_usage(folder).free == 0
+    """Fill a folder's disk, and whatever becomes free of it meanwhile."""
+    ballast, over = folder / "ballast", threading.Event()
+
+    def fill() -> None:
+        with ballast.open("wb", buffering=0) as file:
+            while not over.wait(0.002):
+                for size in (1 << 20, 4096):
+                    with contextlib.suppress(OSError):
+                        while file.write(bytes(size)) == size:
+                            pass
+
+    filling = threading.Thread(target=fill, daemon=True)
+    filling.start()
     try:
         yield
     finally:
+        over.set()
+        filling.join(10)
         ballast.unlink()
 
 

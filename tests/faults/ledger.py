@@ -20,7 +20,7 @@ PATIENCE = 90.0  # seconds until a run that does not converge is given up
 
 def promised_seconds() -> float:
     """Return how long convergence may take: 5 s by `make faults`, more where other tests run beside."""
-    return float(os.environ.get("FAULT_SECONDS", "20"))
+    return float(os.environ.get("FAULT_SECONDS", "30"))
 
 
 class Memory:

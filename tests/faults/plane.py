@@ -83,8 +83,7 @@ class FaultPlane(Rig):
         """Bring the plane back to one sound release with nothing under way."""
         self.traffic.quiet.clear()
         stable = self.wanted("production")
-        if stable != self.stable.id:
-            raise AssertionError(f"production has {stable}, and the last run ended with {self.stable.id}")
+        self.stable = self.made.known[stable]  # a run that failed may have left another one
         path = "envs/canary/release.yaml"
         if self.wanted("canary") != stable:
             self.push({path: set_release(self.says(path), MODEL, stable)}, "Rest")

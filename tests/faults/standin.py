@@ -77,6 +77,7 @@ class StandIns:
         self.store, self.control = folder / "bentoml", folder / "behaviour"
         self.control.mkdir(parents=True)
         self._numbers = itertools.count(1)
+        self.known: dict[str, ReleaseRecord] = {}  # by id
         tag = f"{MODEL}:1"
         bento = bento_path(self.store, tag)
         package = bento / "src" / "tidegate"
@@ -102,6 +103,7 @@ class StandIns:
         record = ReleaseRecord(
             MODEL, f"{number:040x}", digest, registry, digest, self._bento, {"data": "PASS"}
         )
+        self.known[record.id] = record
         if bad:
             self.behave(record, "dead")
         return record

@@ -113,14 +113,15 @@ def test_a_killed_worker_of_stable(plane: FaultPlane, properties: Properties, st
 
 
 def test_all_workers_of_a_candidate_are_killed(plane: FaultPlane, properties: Properties, run: int) -> None:
-    """A candidate that dies is not served meanwhile, and goes on when it is back."""
+    """A candidate that dies is not served meanwhile; it goes on, or leaves for what it failed by dying."""
     watch = plane.watch("all candidate workers kill -9", new := plane.made.fresh())
     plane.canary(new)
     eventually(lambda: plane.onlooker.share(new.id), "it is tried")
     for worker in plane.replicas(new.id):
         worker.kill()
     watch.over()
-    watch.converge(plane.tried(new), "it is verified")
+    verified, left = plane.tried(new), plane.left(new)
+    watch.converge(lambda: verified() or left(), "it is verified or left")
     # Until a look finds it dead, or its supervisor has started it again, its own share is turned away.
     watch.blamed = [new.id]
     watch.outcome(properties)
