@@ -250,6 +250,10 @@ class Rig:
                 requests = self._whole(f"{model}/{release}", self.RATE * weight / 100)
                 errors = self._whole(f"{model}/{release}!", requests * self.bad.get(release, 0.0))
                 self.metrics.add(model, release, requests, errors)
+            for release, percent in route.mirror.items():
+                copies = self._whole(f"{model}/{release}~", self.RATE * percent / 100)
+                errors = self._whole(f"{model}/{release}!", copies * self.bad.get(release, 0.0))
+                self.metrics.add(model, release, copies, errors)
 
     def _whole(self, key: str, amount: float) -> int:
         """Return the whole part, and owe the rest."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 import pytest
+import yaml
 
-from tests.builders import A, B, Rig
+from tests.builders import CANARY, A, B, Rig
+from tidegate.core.release import copy_of
 from tidegate.errors import Conflict, LeaseLost, PlatformError, Unreachable
 from tidegate.testing import Crashes
 
@@ -36,12 +39,63 @@ def operator(rig: Rig) -> None:
     rig.inbox.send("production", "rollback", {"model": "toy", "environment": "production", "by": "Ann"})
 
 
+def otherwise(rig: Rig, **changes: Any) -> None:
+    """Promote B to canary by another plan."""
+    plan = yaml.safe_load(CANARY)
+    plan["defaults"] = {**plan["defaults"], **changes}
+    text = json.dumps(plan)  # which is YAML too, and without aliases
+    rig.repository.push({"envs/canary/rollout.yaml": text}, "Roll out otherwise")
+    rig.push(canary=B)
+
+
+def paused(rig: Rig) -> None:
+    """Promote B to canary, and pause it on its way."""
+    rig.push(canary=B)
+    rig.drive(6)
+    rig.inbox.send("production", "pause", {"model": "toy", "environment": "canary", "by": "Ann"})
+
+
+def approved(rig: Rig) -> None:
+    """Promote B to canary, and approve the second step, which waits for that."""
+    short = {"duration": "3s", "minRequests": 10}
+    steps = [{"setWeight": 10, "pause": short}, {"setWeight": 50, "pause": short, "gate": "manual"}]
+    otherwise(rig, steps=steps)
+    rig.drive(15)
+    assert rig.phase("canary") == "Paused"
+    rig.inbox.send("production", "approve", {"model": "toy", "environment": "canary", "by": "Ann"})
+
+
+def aborted(rig: Rig) -> None:
+    """Promote B to canary, and take it back by hand on its way."""
+    rig.push(canary=B)
+    rig.drive(6)
+    rig.inbox.send("production", "abort", {"model": "toy", "environment": "canary", "by": "Ann"})
+
+
+def mirrored(rig: Rig) -> None:
+    """Mirror B, then give it weight."""
+    short = {"duration": "3s", "minRequests": 10}
+    shadow = {"strategy": "shadow", "mirror": {"percent": 50}, "pause": short, "steps": []}
+    otherwise(rig, steps=[], sequence=[shadow, {"steps": [{"setWeight": 50, "pause": short}]}])
+
+
+def baseline(rig: Rig) -> None:
+    """Promote B to canary beside a fresh copy of A."""
+    otherwise(rig, baseline=True)
+
+
 STORIES: dict[str, tuple[Story, int]] = {
     "canary": (canary, 25),
     "production": (production, 45),
     "breach": (breach, 30),
     "operator": (operator, 25),
+    "paused": (paused, 15),
+    "approved": (approved, 25),
+    "aborted": (aborted, 20),
+    "mirrored": (mirrored, 35),
+    "baseline": (baseline, 30),
 }
+COPY = copy_of(A)
 
 
 @cache
@@ -84,6 +138,11 @@ EXPECTED = {
     "production": ({B: 100}, {"production": B, "canary": B}, 0, False),
     "breach": ({A: 100}, {"production": A, "canary": A}, 1, True),
     "operator": ({A: 100}, {"production": A, "canary": A}, 1, False),
+    "paused": ({A: 90, B: 10}, {"production": A, "canary": B}, 0, False),
+    "approved": ({A: 50, B: 50}, {"production": A, "canary": B}, 0, False),
+    "aborted": ({A: 100}, {"production": A, "canary": A}, 1, False),
+    "mirrored": ({A: 50, B: 50}, {"production": A, "canary": B}, 0, False),
+    "baseline": ({COPY: 50, B: 50}, {"production": A, "canary": B}, 0, False),
 }
 
 
@@ -94,6 +153,11 @@ def planned(story: str) -> set[tuple[tuple[str, int], ...]]:
         "production": [{A: 100}, {A: 25, B: 75}, {B: 100}],
         "breach": [{A: 100}, {A: 90, B: 10}, {A: 50, B: 50}],
         "operator": [{B: 100}, {A: 100}],
+        "paused": [{A: 100}, {A: 90, B: 10}],
+        "approved": [{A: 100}, {A: 90, B: 10}, {A: 50, B: 50}],
+        "aborted": [{A: 100}, {A: 90, B: 10}],
+        "mirrored": [{A: 100}, {A: 50, B: 50}],
+        "baseline": [{A: 100}, {A: 80, COPY: 10, B: 10}, {COPY: 50, B: 50}],
     }[story]
     return {tuple(sorted(split.items())) for split in splits}
 

@@ -436,7 +436,7 @@ ROBBER = Plan(
 
 def test_a_bandit_moves_weight_to_the_better_arm_within_floor_and_cap() -> None:
     """Three releases, none below the floor, none moved by more than the cap at once; the best one wins."""
-    world = bought(canary(canary_plan=ROBBER, rate=10), 400, {B: 0.35, C: 0.1})
+    world = bought(canary(canary_plan=ROBBER, rate=10), 600, {B: 0.6, C: 0.1})
     assert world.rollout.phase is Phase.VERIFIED
     full = [split for split in world.history if len(split) == 3]
     assert all(min(split.values()) >= 5 for split in full)

@@ -12,12 +12,12 @@ from collections.abc import Iterable
 
 import msgspec
 
-from tidegate.core.analysis import CheckResult
+from tidegate.core.analysis import CheckResult, Judgement
 from tidegate.core.leaving import leave
 from tidegate.core.plan import Plan
 from tidegate.core.state import Note, Phase, Rollout
 from tidegate.core.strategies import Leg, arm_weight, following, leg_at, traffic_of
-from tidegate.core.trying import advance_experiment
+from tidegate.core.trying import advance_experiment, of_experiment
 from tidegate.core.verdict import Verdict
 
 replace = msgspec.structs.replace
@@ -39,7 +39,7 @@ def enter(rollout: Rollout, planned: tuple[Leg, ...], step: int, notes: list[Not
         text = f"{rollout.environment}: {before.plan.strategy} is over, {leg.plan.strategy} begins"
         notes.append(Note("stage", rollout.release, text, {"findings": list(rollout.findings)}))
         arms = tuple(replace(arm, evidence={}) for arm in rollout.arms)
-        rollout = replace(rollout, evidence={}, experiment={}, findings=(), marks={}, measured=(), arms=arms)
+        rollout = replace(rollout, evidence={}, experiment={}, marks={}, measured=(), arms=arms)
     return _ask_for(rollout, leg, notes)
 
 
@@ -65,7 +65,7 @@ def advance(
     rollout: Rollout,
     plan: Plan,
     planned: tuple[Leg, ...],
-    results: Results,
+    results: Judgement,
     now: float,
     since: float,
     notes: list[Note],
@@ -75,6 +75,8 @@ def advance(
     if rollout.paused:
         return _paused(rollout, rollout.paused, since)
     waiting = _waiting(rollout, leg, results, coming is None, now - (rollout.entered or now))
+    if results.read:  # what is decided and told goes by the numbers of this look
+        rollout = with_numbers(rollout, results)
     if leg.experiment:
         tried = advance_experiment(rollout, leg, now, notes)
         rollout = tried.rollout
@@ -96,6 +98,12 @@ def advance(
         waits = f"{coming.weight}% waits for `tidegate approve`"
         return _told(rollout, "approve", waits, 2 * rollout.step + 4, since, notes)
     return enter(replace(rollout, phase=Phase.PROGRESSING, reason=""), planned, rollout.step + 1, notes)
+
+
+def with_numbers(rollout: Rollout, results: Results) -> Rollout:
+    """Show every check's numbers, and what the stage's experiment said last."""
+    tried = (f for f in rollout.findings if rollout.experiment and of_experiment(f))
+    return replace(rollout, findings=(*(result.as_dict() for result in results), *tried))
 
 
 def _paused(rollout: Rollout, reason: str, since: float) -> Rollout:

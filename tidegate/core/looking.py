@@ -5,19 +5,15 @@ What is counted is weighed by `gathering`; `advancing` says when a leg is left a
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
-
 import msgspec
 
 from tidegate.core import analysis
-from tidegate.core.advancing import advance, blind, enter, enter_before, late
+from tidegate.core.advancing import advance, blind, enter, enter_before, late, with_numbers
 from tidegate.core.gathering import begin, evidence_of, throw_out, unmeasured, weigh
 from tidegate.core.leaving import leave
 from tidegate.core.plan import Plan
 from tidegate.core.state import Arm, Note, Phase, Rollout, Seen
 from tidegate.core.strategies import Leg, leg_at, legs_of
-from tidegate.core.trying import of_experiment
 from tidegate.core.verdict import Verdict
 
 replace = msgspec.structs.replace
@@ -108,11 +104,11 @@ def look(rollout: Rollout, plan: Plan, seen: Seen, now: float, notes: list[Note]
     if early:
         return rollout
     rollout = _watched(rollout, leg, now)
-    since, was_blind = now - rollout.looked, rollout.blind
+    since, was_blind, first = now - rollout.looked, rollout.blind, rollout.looked == rollout.entered
     rollout = weigh(rollout, leg, seen, now)
     results = analysis.Judgement(evidence_of(rollout.evidence, leg), leg.plan.checks, leg.plan.alpha)
-    if results.failed or _to_show(rollout, leg, now - since, now):
-        rollout = replace(rollout, findings=_shown(rollout, results))
+    if results.failed or first or _to_show(rollout, leg, now - since, now):
+        rollout = with_numbers(rollout, results)
     if results.failed:
         broken = [r for r in results if r.verdict is Verdict.FAIL and not r.dry_run]
         return leave(rollout, Verdict.FAIL, "; ".join(r.reason for r in broken), notes)
@@ -129,16 +125,7 @@ def look(rollout: Rollout, plan: Plan, seen: Seen, now: float, notes: list[Note]
         waited = waits_for_arms(rollout, seen)
         if waited:
             return replace(rollout, reason=f"waits for {waited}")
-    after = advance(rollout, plan, planned, results, now, since, notes)
-    if results.read and after.findings is rollout.findings:  # show the numbers that were decided by
-        after = replace(after, findings=_shown(rollout, results))
-    return after
-
-
-def _shown(rollout: Rollout, results: Iterable[analysis.CheckResult]) -> tuple[dict[str, Any], ...]:
-    """Return what is shown: every check's numbers, and what the stage's experiment said last."""
-    tried = (finding for finding in rollout.findings if of_experiment(finding))
-    return (*(result.as_dict() for result in results), *tried)
+    return advance(rollout, plan, planned, results, now, since, notes)
 
 
 def _to_show(rollout: Rollout, leg: Leg, before: float, now: float) -> bool:
