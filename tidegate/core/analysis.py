@@ -14,13 +14,14 @@ from typing import Any
 import msgspec
 
 from tidegate.core.aims import ABSOLUTE, Aim, Kind, aims_of
+from tidegate.core.comparing import settled
 from tidegate.core.counts import Counts, Window, delta
 from tidegate.core.judging import View, number, percent, view
 from tidegate.core.parts import Evidence, Part
 from tidegate.core.plan import Check
 from tidegate.core.pooling import breached, is_over, start, threshold, update
 from tidegate.core.verdict import Verdict
-from tidegate.core.weighing import CONFIDENCE, NONE, settled
+from tidegate.core.weighing import CONFIDENCE, NONE
 
 __all__ = [
     "CONFIDENCE",

@@ -10,10 +10,11 @@ import math
 from collections.abc import Iterator, Sequence
 
 from tidegate.core.aims import Aim, aims_of, compares_latency
+from tidegate.core.comparing import STEPS
 from tidegate.core.counts import Counts, Window, added
 from tidegate.core.parts import Evidence, Part
 from tidegate.core.plan import Check
-from tidegate.core.weighing import NONE, STEPS, Look
+from tidegate.core.weighing import NONE, Look
 
 __all__ = [
     "Evidence",
