@@ -238,6 +238,22 @@ def test_text_can_be_read(page, served, plane):
         assert page.evaluate(CONTRAST) == [], path
 
 
+def test_every_picture_has_its_colours(page, served, plane):
+    """Each class that colours a bar or a line is known to the style sheet: none is left black."""
+    arms = [{"release": f"{n}" * 12, "weight": 5, "out": ""} for n in range(4)]
+    arms.append({"release": "88d0417c2a90-baseline", "weight": 5, "out": ""})
+    plane.tell("flight-delay", canary={**paused(time.time()), "arms": arms, "recording": NAME})
+    page.goto(served.link)
+    page.wait_for_selector(".spark polyline")
+    black = page.evaluate(
+        """() => [...document.querySelectorAll('main rect, main polyline, main line')].filter(e => {
+          const style = getComputedStyle(e);
+          return (e.tagName === 'rect' ? style.fill : style.stroke).match(/^(rgb.0, 0, 0.|none)$/);
+        }).map(e => e.outerHTML)"""
+    )
+    assert black == []
+
+
 def test_everything_has_a_name(page, served, plane):
     """Every link, button, picture, frame and field can be told by a screen reader; no id is there twice."""
     with_history(plane.checkout)

@@ -140,7 +140,7 @@ def _service(url: str, said: str, place: int) -> Any:
         raise ConfigError(
             f"notify.urls[{place}] (scheme: {scheme if '$' not in scheme else 'from the environment'}) "
             "is no address that apprise can use",
-            "Compare it with the table in docs/how-to/notifications.md, or with apprise's own list.",
+            "Compare it with apprise's list of services, e.g. `slack://…`, `mailtos://…`, `jsons://…`.",
         )
     service = apprise.Apprise(asset=asset)
     service.add(made)

@@ -16,8 +16,8 @@ def ui(
 ) -> None:
     """Show what runs, rollouts with their evidence, history and reports as pages, until Ctrl-C.
 
-    It listens on this machine only. Whoever has the printed link may approve, pause, resume, abort and roll
-    back; without it the pages are read-only. Programs take the token from the file `ui.token` in the home.
+    It listens on this machine only. Whoever has the printed link may approve, pause, resume, abort and
+    roll back; without it the pages are read-only. Programs find the token in the home's file `ui.token`.
 
     Example: tidegate ui --open
     """

@@ -20,17 +20,17 @@ COLOURS = 5  # of the style sheet
 
 def svg(recording: Recording) -> str:
     """Return an `<svg>` element, or nothing where fewer than two looks were made."""
-    found = [
-        course for course in courses(recording, POINTS) if len(course.points) > 1 and course.threshold > 1
-    ]
-    if not found:
+    known = enumerate(courses(recording, POINTS))  # a check's colour is that of its place among all
+    shown = [(place, each) for place, each in known if len(each.points) > 1 and each.threshold > 1]
+    if not shown:
         return ""
+    found = [course for _, course in shown]
     end = max(course.points[-1].after for course in found)
     begin = min(course.points[0].after for course in found)
     lines = "".join(
-        f'<polyline class="s{number % COLOURS}" points="{_points(course, begin, end)}">'
+        f'<polyline class="s{place % COLOURS}" points="{_points(course, begin, end)}">'
         f"<title>{escape(course.name)}</title></polyline>"
-        for number, course in enumerate(found)
+        for place, course in shown
     )
     rules = "".join(
         f'<line class="{name}" x1="0" x2="{WIDTH:g}" y1="{_up(way):.1f}" y2="{_up(way):.1f}"/>'
