@@ -219,10 +219,10 @@ def _minus(mine: drift.Histogram, since: drift.Histogram) -> drift.Histogram | N
 def _add(
     sums: tuple[tuple[float, int, int], ...], share: float, trials: int, events: int
 ) -> tuple[tuple[float, int, int], ...]:
-    table = {s: (n, k) for s, n, k in sums}
-    n, k = table.get(share, (0, 0))
-    table[share] = (n + trials, k + events)
-    return tuple([(s, n, k) for s, (n, k) in table.items()])
+    for at, (known, n, k) in enumerate(sums):
+        if known == share:
+            return (*sums[:at], (share, n + trials, k + events), *sums[at + 1 :])
+    return (*sums, (share, trials, events))
 
 
 def settled(part: Part, aim: Aim, idle: Idle) -> Part:

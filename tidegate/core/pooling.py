@@ -78,7 +78,8 @@ def _pooled(mine: Counts, new: Counts, latency: bool) -> Counts:
         table = dict(both)
         for bound, count in fresh:
             table[bound] = table.get(bound, 0) + count
-        both = tuple(sorted(table.items()))
+        grew = len(table) > len(both)  # else they are in order already
+        both = tuple(sorted(table.items()) if grew else table.items())
     return Counts(
         mine.requests + new.requests,
         mine.errors + new.errors,
