@@ -27,7 +27,8 @@ from rich.console import Console
 from tidegate.adapters.sqlite import SqliteState
 from tidegate.ports import Event
 from tidegate.ui.terminal import Fitted, render
-from tidegate.ui.view import duration, planes, short
+from tidegate.ui.view import planes
+from tidegate.ui.words import duration, short
 
 NOW = 1_700_000_000.0
 WIDTHS = (60, 80, 140)

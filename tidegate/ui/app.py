@@ -27,7 +27,7 @@ from tidegate.core.history import Entry
 from tidegate.core.recording import Recording
 from tidegate.errors import ConfigError, NoData, Refused, Retryable, TidegateError
 from tidegate.report import evidence
-from tidegate.ui import view
+from tidegate.ui import view, words
 from tidegate.ui.guard import SANDBOXED, Guard, Token, TooLarge
 from tidegate.ui.source import Source
 
@@ -93,7 +93,7 @@ class Pages:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        self.templates.globals |= {"pages": _PAGES, "join": view.join}
+        self.templates.globals |= {"pages": _PAGES, "join": words.join}
         self.templates.filters |= {"clock": _clock, "iso": _iso, "utc": _utc}
 
     def _page(self, request: Request, template: str, status: int = 200, **values: Any) -> HTMLResponse:
@@ -143,9 +143,9 @@ class Pages:
     def _drawn(self, name: str, found: Recording) -> str:
         with self._drawing:
             drawn = evidence.svg(found)
-        words = evidence.words(found) if drawn else ""
+        told = evidence.words(found) if drawn else ""
         template = self.templates.get_template("recording.html")
-        return template.render(name=name, found=found, plot=_plot(drawn), words=words)
+        return template.render(name=name, found=found, plot=_plot(drawn), words=told)
 
     def history(self, request: Request) -> Response:
         """What Git said should run, by day (UTC)."""

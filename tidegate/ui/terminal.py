@@ -15,7 +15,8 @@ from rich.segment import Segment
 from rich.text import Text
 from rich.tree import Tree
 
-from tidegate.ui.view import CheckView, LineView, PlaneView, ShareView, StepView, join, planes
+from tidegate.ui.view import CheckView, LineView, PlaneView, ShareView, StepView, planes
+from tidegate.ui.words import join
 
 STYLES = {"good": "green", "bad": "bold red", "warn": "yellow", "live": "cyan", "none": "dim"}
 VERDICTS = {

@@ -6,11 +6,20 @@ Documents come from agents of several ages and may lack any key, so reading them
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from tidegate.core.telling import one_line
+from tidegate.ui.words import (
+    duration,
+    items_of,
+    mapping_of,
+    mappings_of,
+    number_of,
+    percent_of,
+    short,
+    text_of,
+)
 
 Tone = Literal["good", "bad", "warn", "live", "none"]
 _TONES: dict[str, Tone] = {
@@ -130,50 +139,50 @@ class PlaneView:
 
 def planes(document: Mapping[str, Any], now: float) -> tuple[PlaneView, ...]:
     """Return the planes of a `seen.snapshot` document; `now` in seconds since the epoch."""
-    return tuple(_plane(raw, now) for raw in _mappings(document.get("planes")))
+    return tuple(_plane(raw, now) for raw in mappings_of(document.get("planes")))
 
 
 def _plane(raw: Mapping[str, Any], now: float) -> PlaneView:
-    name = _text(raw.get("plane"))
+    name = text_of(raw.get("plane"))
     found: dict[str, list[LineView]] = {}
-    for model, lines in _mapping(raw.get("models")).items():
-        for environment, line in _mapping(lines).items():
-            made = _line(name, _text(environment), _text(model), _mapping(line), now)
+    for model, lines in mapping_of(raw.get("models")).items():
+        for environment, line in mapping_of(lines).items():
+            made = _line(name, text_of(environment), text_of(model), mapping_of(line), now)
             found.setdefault(made.environment, []).append(made)
     order = sorted(found, key=lambda e: (ENVIRONMENTS.index(e) if e in ENVIRONMENTS else 9, e))
     events = [
         EventView(
-            _number(e.get("at")) or 0.0, *(_text(e.get(k)) for k in ("kind", "model", "release", "text"))
+            number_of(e.get("at")) or 0.0, *(text_of(e.get(k)) for k in ("kind", "model", "release", "text"))
         )
-        for e in _mappings(raw.get("events"))
+        for e in mappings_of(raw.get("events"))
     ]
     return PlaneView(
         name,
-        _text(raw.get("url")),
-        _text(raw.get("commit"))[:7],
+        text_of(raw.get("url")),
+        text_of(raw.get("commit"))[:7],
         raw.get("agent") == "running",
         tuple((e, tuple(sorted(found[e], key=lambda line: (not line.live, line.model)))) for e in order),
-        tuple(_text(p) for p in _items(raw.get("problems"))),
+        tuple(text_of(p) for p in items_of(raw.get("problems"))),
         tuple(events),
     )
 
 
 def _line(plane: str, environment: str, model: str, raw: Mapping[str, Any], now: float) -> LineView:
-    phase, step = _text(raw.get("phase")).strip("-") or "nothing", _number(raw.get("step"))
+    phase, step = text_of(raw.get("phase")).strip("-") or "nothing", number_of(raw.get("step"))
     live = phase in UNDER_WAY and raw.get("seen") is not None
     steps = _steps(raw, step, phase) if live else ()
-    reason, waits, verb = _text(raw.get("reason")), "", ""
-    if reason.startswith("pause ") and _number(raw.get("pause_until")) is not None:
+    reason, waits, verb = text_of(raw.get("reason")), "", ""
+    if reason.startswith("pause ") and number_of(raw.get("pause_until")) is not None:
         reason = ""  # told as the time that is left
     if live and phase == "Paused":
-        verb = _text(raw.get("waits"))
-        waits = _text(raw.get("paused")) or reason or f"for {verb or 'a person'}"
+        verb = text_of(raw.get("waits"))
+        waits = text_of(raw.get("paused")) or reason or f"for {verb or 'a person'}"
         verb = verb if verb in ("approve", "resume") else "approve" if "approv" in waits else "resume"
     return LineView(
         plane,
         environment,
         model,
-        _text(raw.get("release")),
+        text_of(raw.get("release")),
         phase,
         _TONES.get(phase, "none"),
         "" if reason in waits else reason,
@@ -183,8 +192,8 @@ def _line(plane: str, environment: str, model: str, raw: Mapping[str, Any], now:
         _facts(raw, now) if live else (),
         waits,
         _offers(phase, environment, verb, live),
-        tuple(_check(each) for each in _mappings(raw.get("findings"))),
-        _text(raw.get("recording")),
+        tuple(_check(each) for each in mappings_of(raw.get("findings"))),
+        text_of(raw.get("recording")),
         live,
     )
 
@@ -200,16 +209,16 @@ def _offers(phase: str, environment: str, verb: str, live: bool) -> tuple[str, .
 
 # ---------------------------------------------------------------- releases and steps
 def _shares(raw: Mapping[str, Any], environment: str, live: bool) -> tuple[ShareView, ...]:
-    release, weight = _text(raw.get("release")), _percent(raw.get("weight"))
+    release, weight = text_of(raw.get("release")), percent_of(raw.get("weight"))
     if not release:
         return ()
     if not live:
         role = "rolled back" if raw.get("phase") == "RolledBack" else "stable"
         return (ShareView(role, release, weight),)
-    mirror = _number(_mapping(raw.get("mirror")).get("percent", raw.get("mirror")))
+    mirror = number_of(mapping_of(raw.get("mirror")).get("percent", raw.get("mirror")))
     note = f"copies of {mirror:g}%, answers dropped" if mirror else ""
     arms = [_arm(arm) for arm in _arms(raw.get("arms"))]
-    stable, taken = _text(raw.get("stable")), weight + sum(arm.weight for arm in arms)
+    stable, taken = text_of(raw.get("stable")), weight + sum(arm.weight for arm in arms)
     rest = [ShareView("stable", stable, max(0, 100 - taken))] if stable else []
     return (ShareView("candidate", release, weight, note), *arms, *rest)
 
@@ -217,18 +226,18 @@ def _shares(raw: Mapping[str, Any], environment: str, live: bool) -> tuple[Share
 def _arms(raw: Any) -> list[Mapping[str, Any]]:
     if isinstance(raw, Mapping):
         return [{"release": release, "weight": weight} for release, weight in raw.items()]
-    return _mappings(raw)
+    return mappings_of(raw)
 
 
 def _arm(raw: Mapping[str, Any]) -> ShareView:
-    release, out = _text(raw.get("release")), _text(raw.get("out"))
+    release, out = text_of(raw.get("release")), text_of(raw.get("out"))
     role = "baseline" if release.endswith("-baseline") else "arm"
-    return ShareView(role, release, _percent(raw.get("weight")), f"out: {out}" if out else "")
+    return ShareView(role, release, percent_of(raw.get("weight")), f"out: {out}" if out else "")
 
 
 def _steps(raw: Mapping[str, Any], at: float | None, phase: str) -> tuple[StepView, ...]:
     found: list[StepView] = []
-    for number, step in enumerate(_items(raw.get("steps"))):
+    for number, step in enumerate(items_of(raw.get("steps"))):
         done = at is not None and (number < at or phase == "Verified")
         state: Literal["done", "now", "next"] = "done" if done else "now" if number == at else "next"
         found.append(StepView(_step_text(step), state))
@@ -237,17 +246,17 @@ def _steps(raw: Mapping[str, Any], at: float | None, phase: str) -> tuple[StepVi
 
 def _step_text(step: Any) -> str:
     if isinstance(step, Mapping):
-        weight, mirror = _number(step.get("weight", step.get("setWeight"))), _number(step.get("mirror"))
-        strategy = _text(step.get("strategy"))
+        weight, mirror = number_of(step.get("weight", step.get("setWeight"))), number_of(step.get("mirror"))
+        strategy = text_of(step.get("strategy"))
         word = {"abTest": "A/B ", "bandit": "bandit "}.get(strategy, "")
         text = f"mirror {mirror:g}%" if mirror and not weight else f"{word}{weight or 0:g}%"
         return f"{text} by hand" if step.get("manual") or step.get("gate") == "manual" else text
-    number = _number(step)
-    return f"{number:g}%" if number is not None else _text(step)
+    number = number_of(step)
+    return f"{number:g}%" if number is not None else text_of(step)
 
 
 def _progress(raw: Mapping[str, Any], step: float | None, steps: Sequence[StepView]) -> str:
-    told = [_text(raw.get("strategy"))]
+    told = [text_of(raw.get("strategy"))]
     if step is not None and step < 0:
         told.append("before its first step")
     elif step is not None:
@@ -257,8 +266,8 @@ def _progress(raw: Mapping[str, Any], step: float | None, steps: Sequence[StepVi
 
 def _facts(raw: Mapping[str, Any], now: float) -> tuple[str, ...]:
     """Return what there is to know of a rollout under way, in short words."""
-    seen, alpha = _number(raw.get("seen")), _number(raw.get("alpha"))
-    pause, deadline = _number(raw.get("pause_until")), _number(raw.get("deadline"))
+    seen, alpha = number_of(raw.get("seen")), number_of(raw.get("alpha"))
+    pause, deadline = number_of(raw.get("pause_until")), number_of(raw.get("deadline"))
     facts = []
     if pause is not None and raw.get("phase") == "Progressing":
         facts.append(f"pause: {duration(pause - now)} left" if pause > now else "pause over")
@@ -276,73 +285,20 @@ def _facts(raw: Mapping[str, Any], now: float) -> tuple[str, ...]:
 
 # ---------------------------------------------------------------- checks
 def _check(raw: Mapping[str, Any]) -> CheckView:
-    log_evidence, threshold = _number(raw.get("log_evidence")), _number(raw.get("threshold"))
+    log_evidence, threshold = number_of(raw.get("log_evidence")), number_of(raw.get("threshold"))
     fraction = None
     applicable = raw.get("applicable", True) and raw.get("verdict") != "ERROR"
     if log_evidence is not None and threshold is not None and threshold > 1 and applicable:
         fraction = min(1.0, max(0.0, log_evidence / math.log(threshold)))
     told = f"{short(log_evidence)}/{threshold:g}" if log_evidence is not None and threshold else ""
     return CheckView(
-        _text(raw.get("name")),
-        _text(raw.get("verdict")),
-        _text(raw.get("observed_text")),
-        _text(raw.get("limit_text")),
-        _text(raw.get("reason")),
+        text_of(raw.get("name")),
+        text_of(raw.get("verdict")),
+        text_of(raw.get("observed_text")),
+        text_of(raw.get("limit_text")),
+        text_of(raw.get("reason")),
         fraction,
         told if fraction is not None else "",
         bool(raw.get("dry_run")),
         bool(raw.get("against")),
     )
-
-
-def short(log_evidence: float) -> str:
-    """Return evidence in a few characters, from its natural logarithm: `0.02`, `11`, `1.4e5`, `1e300`."""
-    tens = log_evidence / math.log(10)
-    if tens >= 4:
-        power = math.floor(tens)
-        return f"{10 ** (tens - power):.1f}e{power}" if power < 100 else f"1e{min(power, 9999)}"
-    value = math.exp(max(-13.8, log_evidence))
-    return f"{value:.0f}" if value >= 10 else f"{value:.2g}" if value >= 0.01 else "<0.01"
-
-
-def duration(seconds: float) -> str:
-    """Return a time span in at most two units: `12s`, `3m 12s`, `1h 02m`, `2d 3h`."""
-    left = max(0, math.ceil(min(seconds, 1e9)))
-    if left < 60:
-        return f"{left}s"
-    if left < 3600:
-        return f"{left // 60}m {left % 60:02}s"
-    if left < 86400:
-        return f"{left // 3600}h {left % 3600 // 60:02}m"
-    return f"{left // 86400}d {left % 86400 // 3600}h"
-
-
-# ---------------------------------------------------------------- reading
-def _mapping(raw: Any) -> Mapping[str, Any]:
-    return raw if isinstance(raw, Mapping) else {}
-
-
-def _items(raw: Any) -> Sequence[Any]:
-    return raw if isinstance(raw, list | tuple) else ()
-
-
-def _mappings(raw: Any) -> list[Mapping[str, Any]]:
-    return [each for each in _items(raw) if isinstance(each, Mapping)]
-
-
-def _text(raw: Any) -> str:
-    return "" if raw is None else one_line(str(raw))
-
-
-def _number(raw: Any) -> float | None:
-    known = isinstance(raw, int | float) and not isinstance(raw, bool) and math.isfinite(raw)
-    return raw if known else None
-
-
-def _percent(raw: Any) -> int:
-    return round(min(100.0, max(0.0, _number(raw) or 0.0)))
-
-
-def join(parts: Iterable[str]) -> str:
-    """Return what there is, side by side."""
-    return " · ".join(part for part in parts if part)
