@@ -47,6 +47,7 @@ from tidegate.ports import (
 log = logging.getLogger(__name__)
 
 MIRROR_AGAIN = 300.0  # seconds until the registry's aliases are looked at again
+BEGINNING = 1.0  # seconds in which a leg that has begun is looked at without a break
 BUSY_PAUSE = 0.05  # seconds between ticks while something has just changed
 
 
@@ -80,6 +81,7 @@ class _Memory:
     mirrored_at: float = 0.0
     mirror_later: BackOff = field(default_factory=BackOff)
     pending: list[Event] = field(default_factory=list)  # told by jobs, not stored yet
+    told: dict[str, tuple[Want, ModelState, frozenset[str]]] = field(default_factory=dict)
     served: RouteTable | None = None  # what the router was last known to serve as told
     leased: float = 0.0
 
@@ -195,7 +197,7 @@ class Agent:
         if desired is not None:
             self.hands.act(desired, found.actions, now)
             self.hands.publish(lasting(self.memory.documents["status"]), now)
-        return changed or bool(found.events)
+        return changed or bool(found.events) or any(_begins(state, now) for state in found.states.values())
 
     def _held(self, now: float) -> bool:
         """Renew the lease when it is time; False when that can't be written down. Raises LeaseLost."""
@@ -276,7 +278,8 @@ class Agent:
             documents["git"] = commit
             documents["models"] = self._written(found.states)
             documents["answers"] = found.answers
-            documents["status"] = plane_status(self.plane, self.url, commit, found.told, problems)
+            known = self._known(found)
+            documents["status"] = plane_status(self.plane, self.url, commit, found.told, problems, known)
         else:
             last = self.memory.documents.get("status") or plane_status(self.plane, self.url, commit, {}, ())
             documents["status"] = {**last, "problems": sorted(problems)}
@@ -290,7 +293,7 @@ class Agent:
                 self.memory.problems["state"] = broken  # not told again while it stays the same
                 self._problem("state", str(error))
                 return False
-        before, self.memory.models = self.memory.models, found.states
+        before, self.memory.models, self.memory.told = self.memory.models, found.states, found.told
         self.memory.documents.update(fresh)
         if desired is not None:
             self.memory.pending = []
@@ -299,6 +302,13 @@ class Agent:
             old = before.get(model, ModelState())
             self.teller.record(model, want, old, state, found.notes.get(model, ()), found.at)
         return True
+
+    def _known(self, found: _Round) -> dict[str, Any]:
+        """Return the stored lines of the models that nothing happened to since."""
+        stored = self.memory.documents.get("status", {}).get("models", {})
+        return {
+            m: stored[m] for m, told in found.told.items() if m in stored and self.memory.told.get(m) == told
+        }
 
     def _written(self, states: dict[str, ModelState]) -> dict[str, Any]:
         """Return states as JSON types; what did not change is not made anew."""
@@ -376,6 +386,12 @@ def _resized(state: ModelState, view: View, model: str, replicas: int) -> list[A
     """Return a start for each release that has to run and runs with another number of replicas."""
     running = view.running.get(model, {})
     return [Start(r) for r in needed(state) if r in running and len(running[r].replicas) != replicas]
+
+
+def _begins(state: ModelState, now: float) -> bool:
+    """Tell whether weights have just been raised: what is wrong with a release mostly shows at once."""
+    rollout = state.active
+    return rollout is not None and now - (rollout.entered or 0.0) < BEGINNING
 
 
 def _split(route: Route | None) -> str:

@@ -19,6 +19,7 @@ from tidegate.core.verdict import Verdict
 replace = msgspec.structs.replace
 
 EARLY = 0.9  # of an interval: a tick comes a little early or late
+SOON = 0.2  # of it, in a leg's first interval: a dead release shows by its first answers
 UNWATCHED = 60.0  # seconds between two looks from which on nobody looked, or the clock was moved
 FOR_ARMS = 0.25  # of `progressDeadline` may pass before a rollout goes on without an arm that doesn't come up
 EXPERIMENT_TIMES = ("since", "turned")
@@ -90,6 +91,11 @@ def _arrived(arm: Arm, seen: Seen, overdue: bool, notes: list[Note]) -> Arm:
 
 
 # ---------------------------------------------------------------- looking
+def just_begun(rollout: Rollout, leg: Leg, now: float) -> bool:
+    """Tell whether the router serves this leg's weights since less than an interval."""
+    return rollout.entered is not None and 0 <= now - rollout.entered < leg.plan.interval
+
+
 def look(rollout: Rollout, plan: Plan, seen: Seen, now: float, notes: list[Note]) -> Rollout:
     """Pool one look's counts, judge, and leave, hold or advance."""
     planned = legs_of(rollout, plan)
@@ -101,7 +107,7 @@ def look(rollout: Rollout, plan: Plan, seen: Seen, now: float, notes: list[Note]
         return _unserved(rollout, plan, seen, now, notes)
     if rollout.entered is None:  # the router serves this leg's weights
         return begin(rollout, leg, seen, now)
-    if early:
+    if early and not (just_begun(rollout, leg, now) and now - rollout.looked >= leg.plan.interval * SOON):
         return rollout
     rollout = _watched(rollout, leg, now)
     since, was_blind, first = now - rollout.looked, rollout.blind, rollout.looked == rollout.entered
