@@ -141,9 +141,10 @@ def _ticks(plane: _Plane) -> tuple[list[float], list[str]]:
     from tidegate import planes, wiring
     from tidegate.agent.locks import agent_lock, agent_runs
     from tidegate.agent.loop import Agent
+    from tidegate.machine.layout import Layout
     from tidegate.machine.supervisord import Supervisord
 
-    at = planes.Layout(plane.home, PLANE)
+    at = Layout(plane.home, PLANE)
     Supervisord(at.supervisor).call("stopProcess", "agent")
     _until(lambda: not agent_runs(at.folder), 20, "the agent did not stop")
     spec = wiring.platform(plane.checkout, PLANE)
@@ -180,3 +181,124 @@ def _written(plane: _Plane) -> dict[str, object]:
         "state documents": read_planes(_state(plane.home)),
         "events": len(read_events(_state(plane.home), PLANE, 10_000)),
     }
+
+
+# ---------------------------------------------------------------- many models, on fakes
+SIZES = (1, 10, 100, 1000)
+
+
+def crowd(models: int) -> Any:
+    """Return an agent on fakes whose models are all settled, and its clock."""
+    from tidegate import testing
+    from tidegate.agent.jobs import InlineJobs
+    from tidegate.agent.loop import Agent, Ports
+
+    names = [f"model-{n:04}" for n in range(models)]
+    router, metrics, workloads = testing.FakeRouter(), testing.FakeMetrics(), testing.FakeWorkloads()
+    clock, state = testing.FakeClock(), testing.FakeState()
+    ports = Ports(
+        router,
+        metrics,
+        workloads,
+        testing.FakeRepository(_tree(names)),
+        state,
+        testing.FakeInbox(),
+        testing.FakeNotifier(),
+        clock,
+        InlineJobs(),
+        recorder=testing.FakeRecorder(),
+    )
+    agent = Agent("production", ports, holder="bench")
+    agent.start()
+    for _ in range(12):  # started, warmed, served, verified, healthy
+        for named, release in workloads.running:
+            metrics.add(named, release, 20)
+        agent.tick()
+        clock.advance(1)
+    lines = state.planes["production"]["status"]["models"].values()
+    phases = {line["production"]["phase"] for line in lines}
+    if phases != {"Healthy"}:
+        raise CannotRun(f"the models were to be settled, and are {phases}")
+    return agent, clock
+
+
+def _tree(names: list[str]) -> dict[str, str]:
+    """Return envs/ of many models: each runs one release of its own, rolled out in one step."""
+    import json
+
+    from tidegate.core.release import BentoRef, RegistryRef, ReleaseRecord
+    from tidegate.packaging import record_text
+
+    plan = {
+        "steps": [{"setWeight": 100}],
+        "checks": [
+            {"name": "errors", "metric": "error-rate", "limit": "50%"},
+            {"name": "latency", "metric": "latency", "limit": "10s", "quantile": 0.5},
+        ],
+    }
+    files = {f"envs/{env}/platform.yaml": "plane: production\n" for env in ("canary", "production")}
+    files |= {f"envs/{env}/rollout.yaml": json.dumps({"defaults": plan}) for env in ("production",)}
+    files["envs/canary/rollout.yaml"] = json.dumps({"defaults": {**plan, "steps": [{"setWeight": 50}]}})
+    wanted = {}
+    for name in names:
+        parts = (RegistryRef(name, 1), "sha256:", BentoRef(f"{name}:1", "sha256:"))
+        record = ReleaseRecord(name, "0" * 40, "sha256:", *parts, {})
+        files[f"envs/releases/{name}/{record.id}.yaml"] = record_text(record)
+        wanted[name] = record.id
+    files["envs/production/release.yaml"] = json.dumps({"models": wanted})
+    files["envs/canary/release.yaml"] = files["envs/staging/release.yaml"] = "models: {}\n"
+    files |= {"envs/staging/platform.yaml": "plane: staging\n", "envs/staging/rollout.yaml": "defaults: {}\n"}
+    return files
+
+
+@entries(
+    agent_tick_1=("ms", Goal()),
+    agent_tick_10=("ms", Goal()),
+    agent_tick_100=("ms", Goal()),
+    agent_tick_1000=("ms", Goal()),
+    agent_tick_growth=("× a model's share", Goal(at_most=2)),
+    agent_memory_100=("MiB", Goal(at_most=20)),
+)
+def many() -> Mapping[str, Measured]:
+    """A tick of settled models on fakes, by their number; and what an agent remembers of a hundred."""
+    taken = {}
+    for size in SIZES:
+        agent, clock = crowd(size)
+        taken[size] = _tick_ms(agent, clock, rounds=max(5, 200 // size))
+        del agent
+    memory = _memory(100)
+    made = {f"agent-tick-{size}": Measured(ms, note="settled models, on fakes") for size, ms in taken.items()}
+    growth = (taken[1000] / 1000) / (taken[100] / 100)
+    note = "time a model at 1,000 models, beside that at 100: 1 is linear"
+    return made | {
+        "agent-tick-growth": Measured(growth, note=note),
+        "agent-memory-100": Measured(memory, note="allocated by an agent and its fakes, 100 settled models"),
+    }
+
+
+def _tick_ms(agent: Any, clock: Any, rounds: int) -> float:
+    taken = []
+    for _ in range(rounds):
+        clock.advance(1)
+        began = time.process_time()  # fakes wait for nothing: what others do on this machine is not counted
+        agent.tick()
+        taken.append(time.process_time() - began)
+    return 1000 * statistics.median(taken)
+
+
+def _memory(models: int) -> float:
+    """Return what an agent of many models has allocated, in MiB, modules not counted."""
+    import gc
+    import tracemalloc
+
+    crowd(1)  # so that imports are not counted
+    gc.collect()
+    tracemalloc.start()
+    try:
+        agent, _clock = crowd(models)
+        gc.collect()
+        used = tracemalloc.get_traced_memory()[0]
+        del agent
+    finally:
+        tracemalloc.stop()
+    return used / 2**20

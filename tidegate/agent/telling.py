@@ -28,6 +28,8 @@ class Teller:
 
     def events(self, model: str, state: ModelState, notes: Sequence[Note], now: float) -> list[Event]:
         """Return notes as events, which say where to read more."""
+        if not notes:
+            return []
         about: dict[str, Any] = {}
         if state.rollout is not None:
             about = {"environment": state.rollout.environment, "stable": state.rollout.stable}
@@ -54,7 +56,7 @@ class Teller:
         now: float,
     ) -> None:
         """Add what one decision did to the recording of its rollout."""
-        if self.recorder is None or (before.rollout is None and after.rollout is None):
+        if self.recorder is None or (before.rollout == after.rollout and not notes):
             return
         target = want.target(after.rollout.environment) if after.rollout else None
         plan = target.plan if target else Plan()

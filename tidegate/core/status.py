@@ -144,27 +144,32 @@ def plane_status(
     commit: str,
     models: Mapping[str, tuple[Want, ModelState, Collection[str]]],
     problems: Collection[str],
+    known: Mapping[str, dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
-    """Return the plane's document: for each model each environment's line, and what is wrong."""
+    """Return the plane's document: for each model each environment's line, and what is wrong.
+
+    `known` are the lines of models of which nothing has changed since they were made.
+    """
+    known = known or {}
     return {
         "plane": plane,
         "url": url,
         "commit": commit,
         "models": {
-            model: {
-                target.environment: environment_status(
-                    target.environment,
-                    target.release,
-                    state,
-                    alive,
-                    target.plan,
-                    name(plane, model, state.rollout) if state.rollout else "",
-                )
-                for target in want.targets
-            }
+            model: known[model] if model in known else _lines(plane, model, want, state, alive)
             for model, (want, state, alive) in sorted(models.items())
         },
         "problems": sorted(problems),
+    }
+
+
+def _lines(
+    plane: str, model: str, want: Want, state: ModelState, alive: Collection[str]
+) -> dict[str, dict[str, Any]]:
+    recording = name(plane, model, state.active) if state.active else ""
+    return {
+        t.environment: environment_status(t.environment, t.release, state, alive, t.plan, recording)
+        for t in want.targets
     }
 
 
