@@ -180,11 +180,11 @@ def _scores(part: Part, aim: Aim, idle: Idle, look: Look) -> Weighed:
     """Compare both histograms: since the part began, and since its latest epoch, for late changes.
 
     A quarter of the purse is split over epochs, the i-th getting 1/(i·(i+1)) of it; an ended one keeps what
-    it won, one to come what it was given. Evidence is worked out when there is a tenth more.
+    it won, one to come what it was given. Evidence is worked out when there is an eighth more.
     """
     name = aim.check.name
     waiting = idle[0] + sum(look.window.candidate.bins.get(name, ()))
-    if waiting <= part.trials // 10 or not look.comparable:
+    if waiting <= part.trials // 8 or not look.comparable:
         return part, (waiting, 0)
     mine, theirs = look.candidate.bins.get(name, ()), look.stable.bins.get(name, ())
     since, latest = part.bins
@@ -230,7 +230,7 @@ def settled(part: Part, aim: Aim, idle: Idle) -> Part:
     if idle == NONE:
         return part
     if aim.kind is Kind.RATE:
-        return rate_batch(part, aim, idle[0], 0, 0)
+        return replace(rate_batch(part, aim, idle[0], idle[1], idle[1]), peak=part.peak)
     if aim.kind is Kind.SLOWER:
         return _slower_batch(part, aim, (idle[0], 0, 0), (idle[1], 0), 0.5)
     if aim.kind is Kind.SPLIT:

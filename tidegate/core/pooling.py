@@ -98,7 +98,7 @@ def _begun(aim: Aim, evidence: Evidence) -> Part:
 def is_over(part: Part, aim: Aim) -> bool:
     """Return whether more windows than `failureLimit` allows were over the limit."""
     limit = aim.check.failure_limit
-    return limit is not None and part.plain is not None and part.plain.over > limit.count
+    return limit is not None and part.plain is not None and part.plain.over > max(0, limit.count)
 
 
 def failed(part: Part | None, aim: Aim, goal: float) -> bool:
@@ -111,7 +111,11 @@ def failed(part: Part | None, aim: Aim, goal: float) -> bool:
 def breached(evidence: Evidence, checks: Sequence[Check], alpha: float) -> bool:
     """Return whether any part that counts (not `dryRun`) has failed; cheaper than `judge`."""
     goal = math.log(threshold(checks, alpha))
-    suspects = [name for name, part in evidence.parts.items() if part.peak >= goal or part.plain is not None]
+    suspects = [
+        name
+        for name, part in evidence.parts.items()
+        if part.peak >= goal or (part.plain is not None and part.plain.over)
+    ]
     return bool(suspects) and any(
         failed(evidence.parts.get(aim.name), aim, goal)
         for aim in aims_of(checks)

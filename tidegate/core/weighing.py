@@ -68,6 +68,11 @@ def rate(part: Part, aim: Aim, idle: Idle, look: Look) -> Weighed:
     trials, events, possible = look.bad(aim)
     if aim.check.failure_limit is not None:
         part = _windows(part, aim, trials, events, look)
+    if aim.swapped:  # what is counted are the many that did not: each says little, so they may wait too
+        both, bad = idle[0] + trials, idle[1] + events
+        if both <= part.trials // STRETCH:
+            return part, (both, bad)
+        return rate_batch(part, aim, both, bad, bad), NONE
     waiting = idle[0] + (0 if possible else trials)
     if not possible and waiting <= part.trials // STRETCH:
         return part, (waiting, 0)
