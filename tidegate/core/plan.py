@@ -209,6 +209,10 @@ class FailureLimit(_Spec, frozen=True):
     count: Annotated[int, _doc("So many windows over the limit are accepted.")]
     window: Annotated[Seconds, _doc("The length of one window.")] = _default(Seconds(60))
 
+    def __post_init__(self) -> None:
+        if self.count < 0 or not self.window > 0:
+            raise ValueError("failureLimit needs a count of 0 or more, and a window")
+
 
 class Check(_Spec, frozen=True):
     """One objective: an absolute limit and, if `againstStable` is given, one relative to stable.
