@@ -7,12 +7,28 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from tests.builders import A, B, C
-from tests.core.test_rollout import World
+from tests.core.test_rollout import World, plan
+from tidegate.core.asking import VERBS, Ask, ask
+from tidegate.core.plan import Mirror, Pause, Plan, Seconds, Step
+from tidegate.core.release import copy_of, original
 from tidegate.core.rollout import Decision, decide
 from tidegate.core.state import Action, ModelState, Phase, Start, Stop, WriteBack, needed
 from tidegate.core.strategies import legs
 
 RELEASES = st.sampled_from([A, B, C])
+SHORT = Pause(Seconds(3), 10)
+STEPS = (Step(10, SHORT), Step(50, SHORT))
+GATED = (Step(10, SHORT, gate="manual"), Step(50, Pause(Seconds(3), 10, indefinite=True)))
+SHADOW = plan(strategy="shadow", mirror=Mirror(50), pause=SHORT, steps=())
+PLANS = {
+    "canary": plan(),
+    "gated": plan(steps=GATED),
+    "baseline": plan(steps=STEPS, baseline=True),
+    "shadow": SHADOW,
+    "sequence": plan(steps=(), sequence=(SHADOW, plan(steps=STEPS))),
+    "blueGreen": plan(strategy="blueGreen", mirror=Mirror(50), pause=SHORT, steps=(Step(20, SHORT),)),
+    "climb": plan(steps=(), step_weight=25, max_weight=75, pause=SHORT),
+}
 
 
 class Plane(RuleBasedStateMachine):
@@ -26,6 +42,7 @@ class Plane(RuleBasedStateMachine):
         self.counted: dict[str, object] | None = None
         self.allowed = {A}
         self.ever_rejected: set[str] = set()
+        self.plans: list[Plan] = [self.world.canary_plan, self.world.production_plan]
 
     # ------------------------------------------------------------ Git
     @rule(release=RELEASES, environment=st.sampled_from(["production", "canary"]))
@@ -55,6 +72,18 @@ class Plane(RuleBasedStateMachine):
         from tests.core.test_rollout import ask
 
         ask(self.world, environment)
+
+    @rule(environment=st.sampled_from(["production", "canary"]), name=st.sampled_from(sorted(PLANS)))
+    def plan_otherwise(self, environment: str, name: str) -> None:
+        """A person merges another rollout.yaml, also amid a rollout."""
+        setattr(self.world, f"{environment}_plan", PLANS[name])
+        self.plans.append(PLANS[name])
+
+    @rule(environment=st.sampled_from(["production", "canary"]), verb=st.sampled_from(sorted(VERBS)))
+    def say(self, environment: str, verb: str) -> None:
+        """A person asks something of a rollout, whether it makes sense or not."""
+        asked = Ask(environment, "Ann", "", self.world.now, self.world.want)
+        self.world.state = ask(verb, self.world.state, asked)[0]
 
     # ------------------------------------------------------------ the plane
     @rule(release=RELEASES, share=st.sampled_from([0.0, 0.0, 0.05, 0.5, 1.0]))
@@ -137,6 +166,9 @@ class Plane(RuleBasedStateMachine):
         self.check_actions(made.actions)
         rollout = made.state.rollout
         served = world.router or {}
+        if rollout and rollout.phase is Phase.ROLLING_BACK and not world.hidden and world.router is not None:
+            assert len(served) <= 1, "what is left has weight after the look that left it"
+            assert not world.mirror
         left = {rollout.release} if rollout and rollout.phase is Phase.ROLLING_BACK else set()
         for release in set() if world.hidden else rejected - {before.stable, made.state.stable} - left:
             assert release not in served, "a rejected release has weight"
@@ -165,17 +197,22 @@ class Plane(RuleBasedStateMachine):
             return
         state, split = self.world.state, self.world.router
         assert sum(split.values()) == 100
-        assert len(split) <= 2
         rollout = state.rollout
-        if len(split) == 2:
-            assert rollout
-            plans = (self.world.canary_plan, self.world.production_plan)
-            planned = {
-                s.weight for p in plans for e in ("canary", "production") for s in legs(p, e, rollout.stable)
-            }
-            assert split[rollout.release] in planned
-            if rollout.phase is not Phase.ROLLING_BACK:  # that may have been asked since the last look
-                assert split[rollout.release] == rollout.weight
+        copies = {release: weight for release, weight in split.items() if original(release) != release}
+        assert len(split) - len(copies) <= 2
+        # What a person has just asked to be left is seen by the next look.
+        if len(split) < 2 or rollout is None or rollout.phase is Phase.ROLLING_BACK:
+            return
+        planned = {
+            leg.weight
+            for plan in self.plans
+            for e in ("canary", "production")
+            for leg in legs(plan, e, rollout.stable)
+        }
+        assert split.get(rollout.release, 0) in planned | {0}
+        assert set(copies) <= {copy_of(str(rollout.stable))}
+        assert all(weight in planned for weight in copies.values())
+        assert split.get(rollout.release, 0) in (rollout.weight, 0)
 
     @invariant()
     def canary_never_becomes_stable(self) -> None:
@@ -203,10 +240,13 @@ class Plane(RuleBasedStateMachine):
             self.look()
         if rolling is not None and world.state.rollout is not None:
             assert world.rollout.phase is not Phase.ROLLING_BACK or world.rollout.started > rolling.started
-        for _ in range(120):
+        for _ in range(160):
             self.look()
+            for environment in ("production", "canary"):
+                for verb in ("resume", "approve"):
+                    self.say(environment, verb)
         made = decide(world.state, world.want, world.seen, world.now)
-        if world.state.rollout is None or world.rollout.phase not in (Phase.VERIFIED, Phase.PROGRESSING):
+        if world.state.active is None:
             assert made.state == world.state
             assert not made.actions
         if world.production and world.production not in world.rejected:
