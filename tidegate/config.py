@@ -92,7 +92,17 @@ class PricesSpec(_Spec, frozen=True):
     machines: dict[str, MachineSpec] = {}
 
 
-_TOLD = ("breach", "rolled-back", "reverted", "verified", "healthy", "gave-up", "problem")
+_TOLD = (
+    "breach",
+    "rolled-back",
+    "reverted",
+    "waits",
+    "verified",
+    "healthy",
+    "gave-up",
+    "arm-out",
+    "problem",
+)
 
 
 class NotifySpec(_Spec, frozen=True):
