@@ -96,11 +96,13 @@ _TOLD = (
     "breach",
     "rolled-back",
     "reverted",
-    "waits",
+    "paused",
     "verified",
     "healthy",
     "gave-up",
     "arm-out",
+    "aborted",
+    "experiment",
     "problem",
 )
 

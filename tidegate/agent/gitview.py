@@ -71,8 +71,13 @@ class GitView:
         except ConfigError:
             self._head = commit
             raise
-        self._head = commit  # not asked again even if it is malformed: the next commit may mend it
-        return parse_desired(commit, files)
+        try:
+            desired = parse_desired(commit, files)
+        except ConfigError:
+            self._head = commit  # not asked again while it is malformed: the next commit may mend it
+            raise
+        self._head = commit
+        return desired
 
     def take(self, job: Done, now: float) -> None:
         """Take in a fetch's result: a good tree replaces the last one, anything else is a problem."""
