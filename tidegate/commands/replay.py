@@ -41,8 +41,16 @@ def replay(
     ),
     model: Annotated[str, typer.Option("--model", "-m", help="Its plan for this model.")] = "",
     environment: Annotated[str, typer.Option("--env", "-e", help="As if in this environment.")] = "",
-    rate: Annotated[float, typer.Option(help="Simulated requests a second, of both releases.")] = 0.0,
-    errors: Annotated[float, typer.Option(help="Stable's simulated error rate, a share.")] = -1.0,
+    rate: Annotated[
+        float,
+        typer.Option(
+            help="Simulated requests a second, of both releases.", show_default="20, or as recorded"
+        ),
+    ] = 0.0,
+    errors: Annotated[
+        float,
+        typer.Option(help="Stable's simulated error rate, a share.", show_default="1%, or as recorded"),
+    ] = -1.0,
     burst: Annotated[float, typer.Option(help="Errors come in clumps of so many, on average.")] = 1.0,
     minutes: Annotated[float, typer.Option(help="How long each candidate is looked at.")] = 30.0,
     runs: Annotated[

@@ -9,7 +9,7 @@ import typer
 
 def ui(
     port: Annotated[
-        int, typer.Option(help="The port (default: `ui.port` in envs/platform.yaml).", min=0)
+        int, typer.Option(help="The port.", min=0, show_default="ui.port of envs/platform.yaml")
     ] = 0,
     in_browser: Annotated[bool, typer.Option("--open", help="Open it in a browser.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the addresses as JSON.")] = False,
