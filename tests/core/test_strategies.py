@@ -27,8 +27,10 @@ from tidegate.core.plan import (
     Step,
 )
 from tidegate.core.release import copy_of
+from tidegate.core.rollout import decide
 from tidegate.core.state import Phase, Traffic, needed
 from tidegate.core.strategies import arms_of, legs
+from tidegate.ports import Counters
 
 COPY = copy_of(A)
 SHORT = Pause(Seconds(3), 10)
@@ -64,6 +66,15 @@ def shown(world: World, release: str = B) -> list[int]:
         if not found or found[-1] != weight:
             found.append(weight)
     return found
+
+
+def uncounted(world: World, seconds: int, counters: dict[str, Counters] | None) -> None:
+    """Let time pass in which the router says this instead of what it counts."""
+    kept, world.counters = world.counters, counters
+    for _ in range(seconds):
+        world.state = decide(world.state, world.want, world.seen, world.now).state
+        world.now += 1
+    world.counters = kept
 
 
 # ---------------------------------------------------------------- canary
@@ -302,6 +313,41 @@ def test_copies_of_the_stage_before_are_no_requests_of_the_next() -> None:
     world = canary(canary_plan=patient, pairs=("same",), bad={A: 0.015, B: 0.015}).run(300)
     assert world.rollout.verdict != "FAIL"
     assert shown(world) == [0, 10, 50]
+
+
+def test_a_strategy_of_a_sequence_is_left_only_when_its_objectives_are_proven() -> None:
+    """Its evidence ends with it: 4% of pairs that differ, limit 5%, are not proven by the first few."""
+    hasty = plan_like(SHADOW, pause=Pause(Seconds(1), 1), progress_deadline=Seconds(600))
+    both = plan(steps=(), sequence=(hasty, plan(steps=LOW)), progress_deadline=Seconds(600))
+    world = canary(5, canary_plan=both, pairs=("same",), odd={B: 0.04})
+    assert (world.rollout.step, shown(world)) == (0, [0])
+    until(world, Phase.VERIFIED, seconds=500)
+    (told,) = [note for note in world.told if note.kind == "stage"]
+    assert {f["verdict"] for f in told.data["findings"] if f["applicable"] and f["blocking"]} == {"PASS"}
+
+
+def test_a_strategy_of_a_sequence_does_without_data_what_it_says_itself() -> None:
+    """`onNoData: rollback` and its limit, written in the item, are that item's."""
+    strict = plan(steps=LOW, on_no_data="rollback", consecutive_error_limit=5)
+    world = canary(4, canary_plan=plan(steps=(), sequence=(strict,)))
+    world.counters = None
+    world.run(8)
+    assert (world.rollout.phase, world.rollout.verdict) == (Phase.ROLLED_BACK, "ERROR")
+
+
+@pytest.mark.parametrize("sequence", [False, True])
+@pytest.mark.parametrize("lost", ["unavailable", "empty"])
+def test_nothing_soaks_while_nobody_counts_it(sequence: bool, lost: str) -> None:
+    """No counts, or a table of counts without it, are no time in which a promoted release was watched."""
+    soaking = plan(steps=(Step(50, SHORT),), required_soak_time=Seconds(30))
+    if sequence:
+        soaking = plan(steps=(), checks=(), sequence=(soaking,), required_soak_time=Seconds(30))
+    world = settled(production_plan=soaking)
+    world.production = B
+    until(world, Phase.VERIFIED)
+    uncounted(world, 60, None if lost == "unavailable" else {})
+    assert (world.rollout.phase, world.rollout.blind) == (Phase.VERIFIED, 60)
+    until(world, Phase.HEALTHY)
 
 
 # ---------------------------------------------------------------- blueGreen
@@ -600,6 +646,16 @@ def test_nothing_is_counted_twice_over_a_gap() -> None:
     before = world.rollout.evidence["candidate"]["tallies"]["same"][0]
     world.run(1)
     assert world.rollout.evidence["candidate"]["tallies"]["same"][0] - before <= 50
+
+
+def test_requests_are_not_counted_twice_when_the_router_tells_no_counts_for_a_while() -> None:
+    """An empty table of counters is no zero: what was counted before it is not new after it."""
+    world = canary(8)
+    uncounted(world, 3, {})
+    assert world.rollout.blind == 3
+    world.run(3)
+    assert world.counters is not None
+    assert world.rollout.evidence["candidate"]["requests"] <= world.counters[B].requests
 
 
 # ---------------------------------------------------------------- time

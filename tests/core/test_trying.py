@@ -187,7 +187,10 @@ def test_a_test_shares_one_alpha_with_its_checks():
 def test_another_strategy_begins_with_its_own_units():
     """In a sequence the test counts from its own first look: units of the stage before are not its own."""
     first = Plan(steps=(Step(10, Pause(Seconds(5))),), checks=(ERRORS,))
-    world = trying(plan(steps=(), sequence=(first, ab(checks=()))), 11, buys={A: 0.1, B: 0.25})
+    world = trying(plan(steps=(), sequence=(first, ab(checks=()))), 1, buys={A: 0.1, B: 0.25})
+    while world.rollout.step < 1:  # until the first one's objective is proven
+        world.run(1)
+    world.run(2)
     assert world.rollout.phase is Phase.PROGRESSING
     known = finding(world)["known"]
     assert 0 < known["candidate"][0] <= 1000

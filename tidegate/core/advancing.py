@@ -1,7 +1,7 @@
 """When a leg of a rollout is left, and what comes after it, up to Verified. Pure.
 
 A leg is left when its pause is over, `minRequests` were seen, and no check has evidence against the
-candidate. The last one is left, and the release Verified, only when every absolute objective is
+candidate. A strategy's last one is left, and the release Verified, only when every absolute objective is
 proven by its always-valid bound: see docs/decisions/0002-when-a-step-is-left.md. An A/B test or a bandit
 decides by itself when its leg is over (`trying`), and a person may have to say when the next one begins.
 """
@@ -74,7 +74,8 @@ def advance(
     leg, coming = leg_at(planned, rollout), following(planned, rollout)
     if rollout.paused:
         return _paused(rollout, rollout.paused, since)
-    waiting = _waiting(rollout, leg, results, coming is None, now - (rollout.entered or now))
+    last = coming is None or coming.stage != leg.stage  # its strategy's: what it gathered ends with it
+    waiting = _waiting(rollout, leg, results, last, now - (rollout.entered or now))
     if results.read:  # what is decided and told goes by the numbers of this look
         rollout = with_numbers(rollout, results)
     if leg.experiment:

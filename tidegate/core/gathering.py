@@ -60,11 +60,14 @@ def begin(rollout: Rollout, leg: Leg, seen: Seen, now: float) -> Rollout:
 
 
 def _marks(rollout: Rollout, seen: Seen) -> dict[str, Mark]:
-    """Return all arms' counters; a release that nothing was counted of yet has zeros."""
-    counted = seen.counts or {}
+    """Return all arms' counters; a release that nothing was counted of yet has zeros.
+
+    One that is missing from a look keeps what it had: all of it would be new again when it is back.
+    """
+    counted, known = seen.counts or {}, rollout.marks
     part = [rollout.release, rollout.stable, *(arm.release for arm in rollout.arms)]
-    found = {r: Mark.of(counted[r]) if r in counted else Mark(0, 0) for r in part if r}
-    return {release: _kept(rollout.marks.get(release), mark) for release, mark in found.items()}
+    found = {r: Mark.of(counted[r]) if r in counted else known.get(r, Mark(0, 0)) for r in part if r}
+    return {release: _kept(known.get(release), mark) for release, mark in found.items()}
 
 
 def _kept(old: Mark | None, new: Mark) -> Mark:

@@ -100,11 +100,15 @@ def look(rollout: Rollout, plan: Plan, seen: Seen, now: float, notes: list[Note]
     """Pool one look's counts, judge, and leave, hold or advance."""
     planned = legs_of(rollout, plan)
     leg = leg_at(planned, rollout)
+    plan = leg.plan  # what a strategy of a sequence says of itself
     early = 0 <= now - rollout.looked < leg.plan.interval * EARLY
     if seen.weights is None or (seen.counts is None and leg.plan.checks):
         return rollout if early else blind(_watched(rollout, leg, now), plan, "no measurements", now, notes)
     if not _as_meant(rollout, seen):
         return _unserved(rollout, plan, seen, now, notes)
+    if leg.plan.checks and _lost(rollout, seen):
+        gone = f"the router counts nothing of {rollout.release} any more"
+        return rollout if early else blind(_watched(rollout, leg, now), plan, gone, now, notes)
     if rollout.entered is None:  # the router serves this leg's weights
         return begin(rollout, leg, seen, now)
     if early and not (just_begun(rollout, leg, now) and now - rollout.looked >= leg.plan.interval * SOON):
@@ -163,6 +167,12 @@ def _as_meant(rollout: Rollout, seen: Seen) -> bool:
     mirrored = seen.mirror.get(rollout.release, 0) == rollout.traffic.mirror
     alive = rollout.weight > 0 or seen.workloads is None or rollout.release in seen.alive
     return served and mirrored and alive
+
+
+def _lost(rollout: Rollout, seen: Seen) -> bool:
+    """Tell whether the candidate's counters, which the router once had, are gone: none are no zeros."""
+    known = rollout.marks.get(rollout.release)
+    return known is not None and known.requests > 0 and rollout.release not in (seen.counts or {})
 
 
 def _unserved(rollout: Rollout, plan: Plan, seen: Seen, now: float, notes: list[Note]) -> Rollout:

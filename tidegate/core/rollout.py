@@ -222,7 +222,7 @@ def _settle(state: ModelState, plan: Plan, want: Want, now: float, notes: list[N
         return replace(state, verified=tuple(r for r in state.verified if r != rollout.release))
     if rollout.phase is not Phase.VERIFIED or rollout.environment == "canary":
         return state
-    if rollout.entered is None or (rollout.blind and plan.checks):
+    if rollout.entered is None or (rollout.blind and any(stage.checks for stage in plan.stages)):
         return state  # it soaks only while it is served and can be watched
     if now - max(rollout.ended or now, rollout.entered) < plan.required_soak_time:
         return state

@@ -105,9 +105,13 @@ def traffic_of(leg: Leg) -> Traffic:
 
 # ---------------------------------------------------------------- all strategies
 def _shared(stage: Plan, plan: Plan) -> Plan:
-    """Give a stage its part of the rollout's alpha; an A/B test's checks and its outcome share that."""
+    """Give a stage its part of the rollout's alpha, and its deadline; an A/B test's checks and its outcome
+    share that part.
+    """
     parts = len(plan.stages) * (2 if stage.strategy == "abTest" and stage.checks else 1)
-    return msgspec.structs.replace(stage, alpha=plan.alpha / parts) if parts > 1 else stage
+    if parts == 1 and stage is plan:
+        return stage
+    return msgspec.structs.replace(stage, alpha=plan.alpha / parts, progress_deadline=plan.progress_deadline)
 
 
 def _alone(plan: Plan) -> Plan:
