@@ -20,6 +20,7 @@ import msgspec
 from tidegate.core.plan import Limit, Milliseconds, Plan, Ratio, Seconds
 from tidegate.core.release import ReleaseRecord, is_release_id
 from tidegate.core.strategies import legs
+from tidegate.core.telling import KINDS
 from tidegate.documents import Lines, convert, read_yaml
 from tidegate.errors import ConfigError, suggest
 
@@ -114,15 +115,12 @@ class NotifySpec(_Spec, frozen=True):
     """
 
     urls: tuple[str, ...] = ()
-    events: tuple[str, ...] = (
-        "breach",
-        "rolled-back",
-        "reverted",
-        "verified",
-        "healthy",
-        "gave-up",
-        "problem",
-    )
+    events: tuple[str, ...] = _TOLD
+
+    def __post_init__(self) -> None:
+        for kind in self.events:
+            if kind not in KINDS:
+                raise ValueError(f"nothing ever happens that is called `{kind}`. {suggest(kind, KINDS)}")
 
 
 class PrometheusSpec(_Spec, frozen=True):
@@ -328,7 +326,10 @@ def parse_rollout(text: str, path: str, environment: str = "staging") -> tuple[P
     value, lines = _document({path: text}, path)
     spec = convert(value, _RolloutFile, where=path, lines=lines)
     over = {f"$.models.{model}": merge(spec.defaults, own) for model, own in spec.models.items()}
-    said = {at: _stages(plan) for at, plan in {"$.defaults": spec.defaults, **over}.items()}
+    said = {
+        at: _stages(plan, f"{path}:{lines.get(at, 1)}")
+        for at, plan in {"$.defaults": spec.defaults, **over}.items()
+    }
     made = {at: convert(plan, Plan, where=path, lines=lines, at=at) for at, plan in said.items()}
     for at, plan in made.items():
         _watched(environment, said[at], plan, f"{path}:{lines.get(at, 1)}")
@@ -336,11 +337,18 @@ def parse_rollout(text: str, path: str, environment: str = "staging") -> tuple[P
     return default, {at.removeprefix("$.models."): plan for at, plan in made.items()}
 
 
-def _stages(said: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Lay each strategy of a sequence over what is said beside it."""
+# What a rollout has one of, however many strategies it goes through.
+_WHOLE = ("alpha", "progressDeadline", "requiredSoakTime", "scaleDownDelay")
+
+
+def _stages(said: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    """Lay each strategy of a sequence over what is said beside it; refuse what would be ignored there."""
     items = said.get("sequence")
     if not isinstance(items, list):
         return said
+    for key in (key for i in items if isinstance(i, Mapping) for key in _WHOLE if key in i):
+        text = f"{key} in an item of the sequence means nothing: a rollout has one"
+        raise ConfigError(text, f"Write `{key}` beside `sequence`.", where=where)
     base = {key: value for key, value in said.items() if key != "sequence"}
     return {**base, "sequence": [merge(base, i) if isinstance(i, Mapping) else i for i in items]}
 

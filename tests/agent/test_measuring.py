@@ -108,6 +108,19 @@ def test_a_source_that_fails_holds_its_rollout_and_nothing_else(
     assert rig.phase("canary") == "Verified"
 
 
+def test_a_source_that_has_nothing_any_more_holds_its_rollout(rig: Rig, pairs: FakeMeasures) -> None:
+    """Counts that were there and are not (an emptied Prometheus) are no look without an event."""
+    drive(rig, pairs, 6)
+    for _ in range(60):
+        pairs.fail_next(NoData("no series"), "read")
+    drive(rig, pairs, 40)
+    assert rig.phase("canary") == "Progressing"
+    assert "same: no series" in rig.line("canary")["reason"]
+    pairs.mend()
+    drive(rig, pairs, 30)
+    assert rig.phase("canary") == "Verified"
+
+
 def test_one_failed_reading_is_bridged_by_the_one_before(rig: Rig, pairs: FakeMeasures) -> None:
     """For a few seconds what was said last stands: one glitch is no blind look."""
     drive(rig, pairs, 8)

@@ -418,7 +418,7 @@ def test_a_good_end_is_told_with_its_numbers_too():
 
 
 @given(
-    kind=st.sampled_from([*telling._KINDS, "other"]),
+    kind=st.sampled_from([*telling.KINDS, "other"]),
     texts=st.lists(st.text(max_size=40), min_size=4, max_size=4),
     data=st.dictionaries(
         st.sampled_from(["findings", "weight", "verdict", "observed", "environment", "recording", "stable"]),

@@ -19,6 +19,7 @@ from tidegate.config import (
     parse_release_file,
     parse_rollout,
 )
+from tidegate.core.telling import KINDS
 from tidegate.documents import MAX_BYTES, read_yaml
 from tidegate.errors import ConfigError
 
@@ -194,3 +195,24 @@ def test_a_price_that_is_none_is_refused(machine: str, told: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(told)) as refused:
         parse_platform(files, "staging")
     assert "envs/staging/platform.yaml:" in str(refused.value)
+
+
+# ---------------------------------------------------------------- whom is told what
+def test_people_are_told_by_default_when_a_rollout_waits_for_them() -> None:
+    """Of what wants a person, nothing has to be asked for."""
+    told = parse_platform({"envs/staging/platform.yaml": ""}, "staging").notify.events
+    assert {"paused", "breach", "gave-up", "arm-out", "problem"} <= set(told)
+
+
+def test_a_kind_of_event_that_never_happens_is_refused() -> None:
+    """A misspelt kind would be silence; the error names the closest."""
+    with pytest.raises(ConfigError, match=r"`breech`\. Did you mean `breach`"):
+        parse_platform({"envs/staging/platform.yaml": "notify: {events: [breech]}"}, "staging")
+
+
+def test_each_kind_of_event_that_is_noted_can_be_asked_for() -> None:
+    """What an agent notes and nobody could be told of would be a kind that telling does not know."""
+    source = "".join(path.read_text() for path in Path("tidegate").rglob("*.py"))
+    noted = set(re.findall(r'Note\(\s*"([a-z-]+)"', source))
+    assert len(noted) > 15
+    assert noted <= set(KINDS)

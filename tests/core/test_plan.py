@@ -57,10 +57,13 @@ def test_every_strategy_is_read_and_the_schema_takes_what_is_read(plan: dict[str
 def test_each_stage_of_a_sequence_has_what_is_said_beside_it() -> None:
     """Checks and budgets said once hold for each strategy; an item's own go before."""
     made = parsed(
-        {"alpha": 0.02, "sequence": [{"strategy": "shadow", "mirror": {}, "alpha": 0.1}, {"steps": STEPS}]}
+        {
+            "onNoData": "rollback",
+            "sequence": [{"strategy": "shadow", "mirror": {}, "onNoData": "hold"}, {"steps": STEPS}],
+        }
     )
     assert [stage.strategy for stage in made.stages] == ["shadow", "canary"]
-    assert [stage.alpha for stage in made.stages] == [0.1, 0.02]
+    assert [stage.on_no_data for stage in made.stages] == ["hold", "rollback"]
     assert all(stage.checks == made.checks for stage in made.stages)
 
 
@@ -76,6 +79,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"steps": [{"setWeight": 75}], "baseline": True}, "between 50 and 100"),
     ({"sequence": [{"sequence": [{"steps": STEPS}]}]}, "not further sequences"),
     ({"steps": STEPS, "sequence": [{"steps": STEPS}]}, "belongs into an item"),
+    ({"sequence": [{"steps": STEPS, "alpha": 0.1}]}, "Write `alpha` beside `sequence`"),
+    ({"sequence": [{"steps": STEPS, "requiredSoakTime": "1h"}]}, "requiredSoakTime in an item"),
     ({"steps": STEPS, "match": [{"value": "x"}]}, "either a header or a cookie"),
     ({"steps": STEPS, "sessionAffinity": {"header": "a", "cookie": "b"}}, "either a header or a cookie"),
     ({"strategy": "abTest", "abTest": {**AB, "split": 100}}, "split must be"),

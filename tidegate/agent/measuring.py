@@ -21,12 +21,16 @@ Key = tuple[str, str, float, int]  # environment, release, when the rollout bega
 
 @dataclass(frozen=True)
 class _Reading:
-    """What a source said last of a model's rollout; `problem` says why it said nothing."""
+    """What a source said last of a model's rollout; `problem` says why it said nothing.
+
+    `never` is why nothing was ever counted, as the source says: an answer, unless something was before.
+    """
 
     of: Key
     at: float = 0.0
     found: Mapping[str, Measured] | None = None
     problem: str = "it is just being asked"
+    never: str = ""
 
 
 @dataclass(frozen=True)
@@ -116,7 +120,9 @@ class Measuring:
             if problem:
                 problems |= dict.fromkeys(names, problem)
                 continue
-            known.update(names)
+            gone = [name for name in names if reading.never and _counted(need.rollout, name)]
+            problems |= dict.fromkeys(gone, reading.never)
+            known.update(name for name in names if name not in gone)
             for release, found in (reading.found or {}).items():
                 measured[release] = _merged(measured.get(release), found)
         nobody = {name: f"nothing on this plane measures it{_hint(name, need)}" for name in need.names}
@@ -158,7 +164,7 @@ def _asked(model: str, need: _Need, workloads: Mapping[str, Workload]) -> Asked:
 def _told(job: Done, of: Key, now: float, before: _Reading | None) -> _Reading:
     """Return what a failed reading says; one that nothing was ever counted is an answer, too."""
     if isinstance(job.error, NoData):
-        return _Reading(of, now, {}, "")
+        return _Reading(of, now, {}, "", str(job.error))
     last = before if before is not None and before.of == of else _Reading(of)
     return replace(last, problem=str(job.error))  # what it said before stands for as long as it is fresh
 
@@ -172,6 +178,12 @@ def _problem(reading: _Reading, need: _Need, now: float) -> str:
     if -FRESH <= age <= patience:
         return ""
     return reading.problem or f"its source has said nothing for {age:.0f} s"
+
+
+def _counted(rollout: Rollout, name: str) -> bool:
+    """Tell whether a name's counts were read before in this rollout."""
+    keys = (key for mark in rollout.marks.values() for key in (*mark.tallies, *mark.bins))
+    return any(key.partition("@")[0] == name for key in keys)
 
 
 def _hint(name: str, need: _Need) -> str:

@@ -34,7 +34,7 @@ class _Kind:
 
 
 _STATUS = "tidegate status"
-_KINDS = {
+KINDS = {
     "breach": _Kind(
         "{release} breached its objectives",
         "bad",
@@ -68,6 +68,7 @@ _KINDS = {
     "stage": _Kind("{release} goes on to its next strategy", "info", "its evidence begins anew", _STATUS),
     "arm-out": _Kind("{release} leaves the experiment", "warn", "the others go on without it", _STATUS),
     "drift": _Kind("the router was changed by hand", "warn", "it is put right", _STATUS),
+    "adopted": _Kind("{release} was found serving", "warn", "nothing is remembered of it", _STATUS),
     "started": _Kind("a rollout of {release} begins", "info", "its workload is started", _STATUS),
 }
 _OTHER = _Kind("{kind}", "info", "", _STATUS)
@@ -75,7 +76,7 @@ _OTHER = _Kind("{kind}", "info", "", _STATUS)
 
 def message(kind: str, plane: str, model: str, release: str, text: str, data: Mapping[str, Any]) -> Message:
     """Return the message of one event (the fields of ports.Event); what is not known is left out."""
-    told, known = _KINDS.get(kind, _OTHER), _known(kind, plane, model, release, text, data)
+    told, known = KINDS.get(kind, _OTHER), _known(kind, plane, model, release, text, data)
     title = _fill(told.title, known)
     where = "/".join(part for part in (known["environment"] or plane, model) if part)
     numbers = _numbers(data)
