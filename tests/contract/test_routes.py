@@ -110,6 +110,15 @@ def test_weights_are_kept(room: Room) -> None:
     assert {r: room.counted(r).requests for r in (A, B)} == answers
 
 
+@pytest.mark.parametrize("path", ["measures", "metrics", "metrics/", "metrics?x=1", "%6detrics", "/metrics"])
+def test_what_a_release_counts_is_told_to_no_caller(room: Room, path: str) -> None:
+    """However it is written, by no route: neither by weight, nor for who tries a release by hand."""
+    room.serve(replace(room.route, matches=((Match(header="x-try"), B),)))
+    answers = room.ask([{}, {"x-try": "1"}], f"/one/{path}")
+    assert [answer.status for answer in answers] == [404, 404]
+    assert room.a.received == room.b.received == []
+
+
 # ---------------------------------------------------------------- mirror
 def test_a_mirror_gets_every_request_and_answers_nobody(room: Room) -> None:
     """The tried release gets the same path, body and id; its answers, whatever they are, reach nobody."""

@@ -71,11 +71,17 @@ class Found:
 
 # ---------------------------------------------------------------- writing
 def routes(table: Mapping[str, Split]) -> Json:
-    """Return the route configuration: a prefix a model, and 404 for the rest."""
-    answers = [entry for model in sorted(table) for entry in entries(model, table[model])]
+    """Return the route configuration: a prefix a model, and 404 for the rest and for what is the plane's."""
+    answers = [_private(), *(entry for model in sorted(table) for entry in entries(model, table[model]))]
     missing = {"error": {"reason": "no such model here; paths are /<model>/..."}}
     answers.append({"match": {"prefix": "/"}, **_answer(404, missing)})
     return {"name": ROUTES, "virtual_hosts": [{"name": "models", "domains": ["*"], "routes": answers}]}
+
+
+def _private() -> Json:
+    """The entry that keeps from callers what a release tells of its counts: they are for this machine."""
+    said = {"error": {"reason": "this is told on the release's own address only"}}
+    return {"match": {"safe_regex": {"regex": r"/[^/]+/(?:measures|metrics)/?"}}, **_answer(404, said)}
 
 
 def entries(model: str, route: Split) -> list[Json]:
@@ -225,6 +231,8 @@ def found(clusters: Mapping[str, Json], configuration: Json) -> dict[str, Found]
     written: dict[str, list[Json]] = {}
     for host in configuration.get("virtual_hosts", []):
         for entry in host.get("routes", []):
+            if entry == _private():
+                continue
             match = entry.get("match", {})
             path = match.get("prefix") or match.get("path") or match.get("path_separated_prefix") or "?"
             if path != "/" or "direct_response" not in entry:
