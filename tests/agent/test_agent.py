@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.builders import MODEL, A, B, C, Rig, envs, release_yaml
+from tests.builders import MODEL, A, B, C, Rig, envs, record, release_yaml
+from tidegate.core import rollout
+from tidegate.core.state import ModelState, Seen, Want
 from tidegate.errors import PlatformError, Refused, ReleaseNotFound, Unreachable
 from tidegate.ports import ReplicaState, Route
 
@@ -540,6 +542,31 @@ def test_run_survives_a_defect_and_says_so(caplog: pytest.LogCaptureFixture) -> 
     assert any("ZeroDivisionError: odd" in text for text in shown)
     assert "Traceback" in caplog.text
     assert (rig.weights, rig.problems) == ({A: 100}, "")
+
+
+def test_a_defect_at_one_model_leaves_no_other_unwatched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What can't be decided of one model is said and stays as it is; the next is brought out meanwhile."""
+    first, then = (record(n, "other").id for n in (1, 2))
+    rig = Rig(envs(A, A, models=(MODEL, "other")))
+    decide = rollout.decide
+
+    def odd(state: ModelState, want: Want, seen: Seen, now: float) -> rollout.Decision:
+        if B in want.known and now > broken:
+            raise ZeroDivisionError("odd")
+        return decide(state, want, seen, now)
+
+    broken = rig.clock.now() + 30
+    monkeypatch.setattr(rollout, "decide", odd)
+    for release in (first, then):
+        named = {MODEL: A, "other": release}
+        paths = (f"envs/{name}/release.yaml" for name in ("production", "canary"))
+        rig.repository.push(dict.fromkeys(paths, release_yaml(named)), "Promote")
+        rig.drive(40)
+    assert "the look at toy failed by a defect of the agent, ZeroDivisionError: odd" in rig.problems
+    assert (rig.weights, dict(rig.router.table["other"].weights)) == ({A: 100}, {then: 100})
+    broken = rig.clock.now() + 100
+    rig.drive(2)
+    assert rig.problems == ""
 
 
 def test_busy_looks_use_up_no_patience(rig: Rig) -> None:

@@ -221,26 +221,51 @@ class Agent:
         found = _Round({}, [*self.memory.pending, *self._drift(view, told_at)], answers, at=now)
         for model, note in self.desk.told:
             found.notes.setdefault(model, []).append(note)
-        missing, replicas = self._missing(), self.hands.replicas(desired)
+        missing = self._missing()
         for model in sorted({*desired.models(), *models}):
             state, want = models.get(model, ModelState()), wishes.of(model)
             seen = replace(view.of(model), missing=missing.get(model, {}))
-            seen = self.measuring.add(seen, model, state, want, now)
-            decision = core.decide(state, want, seen, now)
-            for environment, text in refusals(desired, model, want, decision.state.stable).items():
-                self._problem(f"{environment}/{model}", text)
-            left = decision.state.rollout.release if decision.state.rollout else ""
-            refused = f"WriteBack/{model}/{left}" in self.hands.problems
-            self._problem(f"behind/{model}", behind(model, want, decision.state, refused))
-            found.states[model] = decision.state
+            try:
+                decision = core.decide(state, want, self.measuring.add(seen, model, state, want, now), now)
+            except Exception as error:  # what is wrong with one model must not leave the others unwatched
+                self._undecided(model, error)
+                decision = core.Decision(state, ())
+            else:
+                self._problem(f"look/{model}", "")
+            self._note(found, desired, view, model, decision, told_at)
             found.told[model] = (want, decision.state, seen.alive)
-            found.actions += [(model, action) for action in decision.actions]
-            found.actions += [(model, start) for start in _resized(decision.state, view, model, replicas)]
-            found.notes.setdefault(model, []).extend(decision.notes)
-            found.events += self.teller.events(model, decision.state, found.notes[model], told_at)
         wants = {model: want for model, (want, _, _) in found.told.items()}
         self.measuring.ask(found.states, wants, view.running, now)
         return found
+
+    def _undecided(self, model: str, error: Exception) -> None:
+        """Say that a defect keeps one model as it is: it is neither watched nor moved."""
+        text = f"the look at {model} failed by a defect of the agent, {type(error).__name__}: {error}"
+        if not self.memory.problems.get(f"look/{model}"):
+            log.error(text, exc_info=error)
+        self._problem(f"look/{model}", f"{text}. Nothing of it moves or is watched; see the agent's log.")
+
+    def _note(
+        self,
+        found: _Round,
+        desired: Desired,
+        view: View,
+        model: str,
+        decision: core.Decision,
+        told_at: float,
+    ) -> None:
+        """Take one model's decision up into what is stored, told and done."""
+        want, state = self.git.wishes(desired).of(model), decision.state
+        for environment, text in refusals(desired, model, want, state.stable).items():
+            self._problem(f"{environment}/{model}", text)
+        refused = f"WriteBack/{model}/{state.rollout.release if state.rollout else ''}" in self.hands.problems
+        self._problem(f"behind/{model}", behind(model, want, state, refused))
+        found.states[model] = state
+        found.actions += [(model, action) for action in decision.actions]
+        replicas = self.hands.replicas(desired)
+        found.actions += [(model, start) for start in _resized(state, view, model, replicas)]
+        found.notes.setdefault(model, []).extend(decision.notes)
+        found.events += self.teller.events(model, state, found.notes[model], told_at)
 
     def _missing(self) -> dict[str, dict[str, str]]:
         """Return why releases can't be started here, by model."""
