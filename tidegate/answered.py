@@ -7,6 +7,7 @@ costs lines of the journal, never a request.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import queue
@@ -27,6 +28,7 @@ BACKLOG = 4 * 1024 * 1024  # bytes that may wait for the disk
 FILE_BYTES = 32 * 1024 * 1024  # of one file; one older one is kept
 LINE_BYTES = 2048  # of a longer line only score and decision are written
 CLOSING_SECONDS = 2.0
+KEPT_SECONDS = 2 * 86400.0  # after which a file that no process writes any more is removed
 
 log = logging.getLogger(__name__)
 _encode = msgspec.json.Encoder().encode
@@ -111,6 +113,7 @@ class Journal:
 
     # ---------------------------------------------------------------- the thread's
     def _write_all(self) -> None:
+        _sweep(self.path.parent)
         while (data := self._queue.get()) is not None:
             try:
                 self._write(data)
@@ -150,6 +153,14 @@ class Journal:
         if self._file >= 0:
             os.close(self._file)
         self._file, self._torn = -1, False
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what processes before have left: the plane does too, but only while it compares answers."""
+    with contextlib.suppress(OSError):
+        for path in (*folder.glob("*.jsonl"), *folder.glob("*.jsonl.1")):
+            if time.time() - path.stat().st_mtime > KEPT_SECONDS:
+                path.unlink()
 
 
 def _plain(value: Any) -> bool | int | float | str | None:

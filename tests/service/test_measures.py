@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import re
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -411,6 +412,16 @@ def test_a_score_that_is_none_is_null(tmp_path: Path, odd: Any) -> None:
     _write(Journal(tmp_path, "abc"), {"score": odd, "late": [1, 2]})
     (line,) = _lines(tmp_path)
     assert (line["score"], line["decision"]) == (None, None)
+
+
+def test_what_processes_before_have_left_is_removed(tmp_path: Path) -> None:
+    """Files that nobody has written for two days go, whatever the plane compares; younger ones stay."""
+    for name, days in (("old.1.jsonl", 3), ("old.1.jsonl.1", 3), ("young.2.jsonl", 1), ("other.txt", 9)):
+        (tmp_path / name).write_text("{}\n")
+        os.utime(tmp_path / name, (time.time() - 86400 * days,) * 2)
+    _write(Journal(tmp_path, "abc"), {"score": 0.5})
+    found = sorted(path.name for path in tmp_path.iterdir())
+    assert found == [f"abc.{os.getpid()}.jsonl", "other.txt", "young.2.jsonl"]
 
 
 def test_a_bad_folder_fails_no_request(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
