@@ -91,7 +91,7 @@ class Measuring:
         if score is not None:
             self.scored += 1
             self._score_sum += score
-            self.scores[min(max(int(score * BINS), 0), BINS - 1)] += 1
+            self.scores[min(int(min(max(score, 0.0), 1.0) * BINS), BINS - 1)] += 1
 
     def timed(self, status: int, seconds: float) -> None:
         """Count an answer of any status and what it took, for `/metrics`.

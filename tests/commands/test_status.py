@@ -427,7 +427,7 @@ def test_following_draws_over_and_ends_with_ctrl_c(checkout):
         process.wait()
         os.close(leader)
     text = raw.decode()
-    frames = text.split("\x1b[?2026h")[1:]
+    frames = [part.split("\x1b[?2026l")[0] for part in text.split("\x1b[?2026h")[1:]]
     assert b"\x1b[?1049h" in raw
     assert raw.rindex(b"\x1b[?1049l") > raw.rindex(b"production")
     assert all("\x1b[2J" not in frame and "\x1b[K" not in frame for frame in frames)

@@ -87,18 +87,27 @@ class FaultPlane(Rig):
         path = "envs/canary/release.yaml"
         if self.wanted("canary") != stable:
             self.push({path: set_release(self.says(path), MODEL, stable)}, "Rest")
-        eventually(self.at_rest, "the plane rests", 60)
+        try:
+            eventually(self.at_rest, "the plane rests", 60)
+        except AssertionError as error:
+            raise AssertionError(f"{error}: {self.state()}") from error
+
+    def state(self) -> dict[str, Any]:
+        """Return what tells whether it is at rest."""
+        return {
+            "weights": self.weights(),
+            "problems": self.problems(),
+            "replicas": len(self.replicas(self.stable.id)),
+            "holder": self.holder(),
+            "phase": self.line("canary").get("phase"),
+        }
 
     def at_rest(self) -> bool:
         """Tell whether stable alone serves, by all of its replicas, and nothing is wrong."""
-        canary = self.line("canary")
-        return (
-            self.weights() == {self.stable.id: 100}
-            and self.problems() == []
-            and len(self.replicas(self.stable.id)) == 2
-            and self.holder() == self.name
-            and canary.get("phase") not in ("Pending", "Progressing", "Verified", "RollingBack")
-        )
+        found = self.state()
+        phase = found.pop("phase")
+        rests = {"weights": {self.stable.id: 100}, "problems": [], "replicas": 2, "holder": self.name}
+        return found == rests and phase not in ("Pending", "Progressing", "Verified", "RollingBack")
 
     @property
     def name(self) -> str:
