@@ -114,7 +114,7 @@ def _start(checkout: Path, at: Layout, *, agent: bool) -> None:
     write_atomic(at.conf, _configuration(checkout, at, agent=agent))
     with at.log("supervisord.start").open("wb") as log:
         subprocess.Popen(
-            [sys.executable, "-m", "supervisor.supervisord", "-c", str(at.conf)],
+            [sys.executable, "-m", "tidegate.machine.keeper", "-c", str(at.conf)],
             cwd=checkout,
             env=_environment(at),
             stdin=subprocess.DEVNULL,
