@@ -403,13 +403,15 @@ def test_following_draws_over_and_ends_with_ctrl_c(checkout):
     """On a terminal the picture is drawn over, whole and never cleared; Ctrl-C ends it without a word."""
     leader, follower = pty.openpty()
     fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 12, 80, 0, 0))
+    # A size in the environment, as another test of this process may have left, would count for more.
+    known = {key: value for key, value in os.environ.items() if key not in ("LINES", "COLUMNS")}
     process = subprocess.Popen(
         [sys.executable, "-m", "tidegate", "status", "--watch"],
         cwd=checkout,
         stdin=follower,
         stdout=follower,
         stderr=follower,
-        env={**os.environ, "TERM": "xterm-256color"},
+        env=known | {"TERM": "xterm-256color"},
         start_new_session=True,
     )
     os.close(follower)
@@ -431,5 +433,5 @@ def test_following_draws_over_and_ends_with_ctrl_c(checkout):
     assert b"\x1b[?1049h" in raw
     assert raw.rindex(b"\x1b[?1049l") > raw.rindex(b"production")
     assert all("\x1b[2J" not in frame and "\x1b[K" not in frame for frame in frames)
-    assert all(frame.count("\n") <= 12 for frame in frames[:-1])
+    assert [frame for frame in frames[:-1] if frame.count("\n") > 12] == []
     assert "Traceback" not in text

@@ -116,7 +116,7 @@ class Watch:
         made.told(properties)
         lost = self.memory.lost(*self.news)
         print(json.dumps(asdict(made)))
-        assert not tables or self.odd() == [], f"{self.fault}: tables that nobody planned"
+        assert not tables or self.odd() == [], f"{self.fault}: tables that nobody planned: {self.odd()}"
         assert lost == [], f"{self.fault}: something that was stored is gone"
         assert made.failed <= failed, f"{self.fault}: {found}"
         if self.seconds is not None:
