@@ -264,8 +264,13 @@ class Rig:
 
     def weights(self) -> dict[str, int] | None:
         """Return what Envoy serves now, release → percent; None when it does not say."""
+        router = self.router()
         try:
-            route = self.router().read().get(self.model)
+            route = router.read().get(self.model)
+            if route is None:
+                if not router.shows():
+                    return None  # it is just starting
+                route = router.read().get(self.model)  # it may have taken in its file between the two looks
         except Unreachable:
             return None
         return {release: weight for release, weight in route.weights.items() if weight} if route else {}
@@ -459,6 +464,8 @@ class Onlooker:
     def __init__(self, rig: Rig) -> None:
         self.rig = rig
         self.samples: list[Sample] = []
+        self._looks = 0
+        self._looked = threading.Condition()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
 
@@ -475,9 +482,17 @@ class Onlooker:
             weights = self.rig.weights()
             if weights is not None and (not self.samples or self.samples[-1].weights != weights):
                 self.samples.append(Sample(time.time(), weights))
+            with self._looked:
+                self._looks += 1
+                self._looked.notify_all()
 
     def mark(self) -> int:
         """Return where the next rollout's samples begin: with what is served now."""
+        with self._looked:
+            # The look under way may have read what was served before; the one after it has not.
+            after = self._looks + 2
+            if not self._looked.wait_for(lambda: self._looks >= after, 30):
+                raise AssertionError("nobody looks at the router any more")
         return max(0, len(self.samples) - 1)
 
     def share(self, release: str) -> int:

@@ -126,12 +126,8 @@ class Watch:
 def odd_tables(
     tables: Iterable[Mapping[str, int]], old: str, news: Collection[str], planned: Collection[int]
 ) -> list[dict[str, int]]:
-    """Return the tables that are not `old` alone, or one candidate at a planned weight beside it.
-
-    An Envoy that has just started, or is taking in a file, may show no routes at all: that gives nobody a
-    weight, and whether it answered meanwhile is what the count of failed requests says.
-    """
-    splits: list[dict[str, int]] = [{}, {old: 100}]
+    """Return the tables that are not `old` alone, or one candidate at a planned weight beside it."""
+    splits = [{old: 100}]
     for new in news:
         splits += [{r: w for r, w in ((old, 100 - w), (new, w)) if w} for w in planned]
     return [dict(table) for table in tables if dict(table) not in splits]

@@ -65,6 +65,10 @@ class EnvoyRouter:
             self._known = bodies, table
         return dict(self._known[1])
 
+    def shows(self) -> bool:
+        """Tell whether Envoy has any routes yet, be they empty ones; raises Unreachable."""
+        return bool(self._served().routes)
+
     def apply(self, table: RouteTable) -> None:
         """Serve `table`. Raises Refused for an impossible table, Unreachable without confirmation.
 
