@@ -12,8 +12,8 @@ import httpx
 from tidegate.core import contract
 from tidegate.core.contract import Answer
 from tidegate.core.verdict import Finding
-from tidegate.description import FEATURES, PREDICT
 from tidegate.errors import NoData, TidegateError, Unreachable
+from tidegate.serving.description import FEATURES, PREDICT
 
 __all__ = ["FEATURES", "PREDICT", "Endpoint", "Silent", "answering"]
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import bentoml
 import msgspec
@@ -11,7 +13,7 @@ import numpy.typing as npt
 
 from models.flight_delay import features
 from services.flight_delay.schema import Delay, Flight
-from tidegate.serving import ModelService, OnnxModel, artifact
+from tidegate.serving import ModelService, OnnxModel, artifact, settings
 
 LATE_FROM = 0.5  # the probability from which `late` is true
 
@@ -26,14 +28,18 @@ class FlightDelay:
 
     def __init__(self) -> None:
         folder = artifact(Path(__file__), "flight-delay")
-        self.model = OnnxModel(folder)
+        self.model = OnnxModel(folder, settings(Path(__file__)))
         self.vocabulary = features.load(folder / "features.json")
 
     def features(self, flight: Flight) -> npt.NDArray[np.float32]:
         """Return what the model sees of a flight: one row, in the order of `feature_names`."""
         return features.compute([msgspec.to_builtins(flight)], self.vocabulary)
 
-    def predict(self, flight: Flight) -> dict[str, object]:
-        """Return the probability of a late arrival, and whether that counts as late."""
-        probability = float(self.model(self.features(flight))[0, 1])
+    def features_of_columns(self, columns: Mapping[str, Any]) -> npt.NDArray[np.float32]:
+        """Return what the model sees of many flights: a row each."""
+        return features.compute_columns(columns, self.vocabulary)
+
+    def predict(self, rows: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[Any]]:
+        """Return the probability of a late arrival, and whether that counts as late, of each row."""
+        probability = self.model(rows)[:, 1]
         return {"probability": probability, "late": probability >= LATE_FROM}

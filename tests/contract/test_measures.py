@@ -12,15 +12,15 @@ import pytest
 
 from tests.planes import eventually
 from tests.prometheus import Pages, Prometheus, pages_up, prometheus_up
-from tidegate import answered
 from tidegate.adapters.answers import AnswerMeasures
 from tidegate.adapters.prometheus import PrometheusMeasures
 from tidegate.adapters.service import ServiceMeasures
 from tidegate.core import counts
 from tidegate.core.plan import Check, Mirror, Plan, Query, Ratio
 from tidegate.errors import NoData, Retryable
-from tidegate.measuring import Measuring
 from tidegate.ports import Asked, Counters, Measured, Measures
+from tidegate.serving import answered
+from tidegate.serving.measuring import Measuring
 from tidegate.testing import FakeMeasures
 
 A, B, OTHER = "aaaaaaaaaaaa", "bbbbbbbbbbbb", "cccccccccccc"
@@ -78,8 +78,7 @@ class ServiceCase:
     def count(self, release: str, trials: int, events: int) -> None:
         counted = self._counted[release]
         for number in range(trials):
-            counted._lacked = number < events
-            counted.count({"score": 0.5})
+            counted.count({"score": 0.5}, [[None if number < events else 1.0]])
         self._servers[release].pages = {"/measures": (200, counted.document())}
 
     def take_away(self) -> None:

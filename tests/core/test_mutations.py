@@ -15,8 +15,8 @@ from tidegate.core import contract, mutations, openapi
 from tidegate.core.contract import Answer
 from tidegate.core.mutations import Case
 from tidegate.core.verdict import Verdict
-from tidegate.description import document
 from tidegate.errors import NoData
+from tidegate.serving.description import document
 
 SCHEMA = openapi.request_schema(document("f", "1", Flight, Delay, features=True), "/predict")
 ACCEPTS = contract.acceptance()

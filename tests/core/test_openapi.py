@@ -13,7 +13,7 @@ import pytest
 from services.flight_delay.schema import Delay, Flight
 from tidegate.core import openapi
 from tidegate.core.breaking import breaking
-from tidegate.description import document
+from tidegate.serving.description import document
 
 Node = dict[str, Any]
 OLD = document("flight_delay", "1", Flight, Delay, features=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -25,6 +27,7 @@ from tidegate import report
 from tidegate.core.verdict import Verdict
 from tidegate.files import digest_folder
 from tidegate.serving import OnnxModel, Predictions, describe
+from tidegate.serving.engine import Call
 
 MODEL = "flight-delay"
 SETTINGS: dict[str, Any] = {
@@ -105,9 +108,9 @@ def serve(
     def compute(flight: Flight) -> Any:
         return rows(features.compute([msgspec.to_builtins(flight)], vocabulary))
 
-    def predict(flight: Flight) -> dict[str, Any]:
-        probability = float(model(compute(flight))[0, 1])
-        return {"probability": answer(probability), "late": probability > 0.5}
+    def predict(given: Any) -> dict[str, Any]:
+        probability = model(given)[:, 1]
+        return {"probability": [answer(float(one)) for one in probability], "late": probability > 0.5}
 
     inner = SimpleNamespace(request=Flight, response=Delay, feature_names=features.FEATURES)
     instance = SimpleNamespace(predict=predict, features=compute)
@@ -121,7 +124,11 @@ def serve(
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["content-length"]))
             named = self.headers["x-request-id"]
-            self.send(*predictions._respond(predictions._answers[self.path], body, named))
+            if self.path not in predictions._answers:
+                self.send(404, b"{}")
+                return
+            call = Call(named, time.perf_counter(), body)
+            self.send(*asyncio.run(predictions._respond(self.path, body, call)))
 
         def do_GET(self) -> None:
             self.send(200, json.dumps(describe(shell)).encode())

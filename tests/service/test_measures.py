@@ -20,11 +20,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from tidegate import answered, measuring
-from tidegate.answered import Journal
 from tidegate.core import counts
-from tidegate.measuring import Measuring, appending, lacks, number
-from tidegate.serving import Predictions
+from tidegate.serving import Predictions, answered, measuring
+from tidegate.serving.answered import Journal
+from tidegate.serving.measuring import Measuring, appending, lacks, number
 
 WARM, JOURNALED = (b"x-tidegate-warm", b"1"), (b"x-tidegate-journal", b"1")
 
@@ -50,11 +49,11 @@ class Toy:
     def features(self, row: Row) -> Any:
         return np.array([[row.x, row.x]], dtype=np.float32)
 
-    def predict(self, row: Row) -> dict[str, Any]:
-        x = float(self.features(row)[0, 0])
-        if x == 13:
+    def predict(self, rows: Any) -> dict[str, Any]:
+        x = rows[:, 0].astype(float)
+        if (x == 13).any():
             raise ZeroDivisionError
-        return {"score": 0.0 if math.isnan(x) else x, "late": x >= 0.5}
+        return {"score": np.nan_to_num(x), "late": x >= 0.5}
 
 
 class App:
@@ -171,38 +170,6 @@ def test_what_was_not_answered_is_not_counted() -> None:
         assert (found["predictions"], found["featured"], found["missing"]) == (1, 1, 0)
 
     asyncio.run(app.live(work()))
-
-
-def test_a_service_whose_features_are_not_seen_has_no_rate_of_gaps() -> None:
-    """Without `features`, or when `predict` does without it, nothing is said of missing ones: not nought."""
-
-    class Blind(Toy):
-        def predict(self, row: Row) -> dict[str, Any]:
-            return {"score": 0.5, "late": False}
-
-    app = App(Blind(), score="")
-
-    async def work() -> None:
-        await app.predict(0.5)
-        found = await app.measures()
-        assert (found["predictions"], found["featured"], found["scored"]) == (1, 0, 0)
-
-    asyncio.run(app.live(work()))
-
-
-def test_features_that_can_not_be_watched_are_told(caplog: pytest.LogCaptureFixture) -> None:
-    """An instance that takes no attribute serves all the same."""
-
-    class Slotted:
-        __slots__ = ()
-
-        def features(self) -> list[float]:
-            return [1.0]
-
-    with caplog.at_level(logging.WARNING):
-        Measuring("toy").watch(Slotted())
-    assert "can't be watched" in caplog.text
-    Measuring("toy").watch(object())
 
 
 cells = st.one_of(st.floats(width=32), st.none())
@@ -372,7 +339,7 @@ def test_outside_of_a_plane_nothing_is_written(monkeypatch: pytest.MonkeyPatch) 
         assert await app.predict(0.5, JOURNALED) == 200
 
     asyncio.run(app.live(work()))
-    assert app.shell._journal is None
+    assert app.shell.engine.journal is None
 
 
 def _write(journal: Journal, *answers: dict[str, Any]) -> None:
@@ -438,8 +405,8 @@ def test_a_bad_folder_fails_no_request(folder: Path, caplog: pytest.LogCaptureFi
 
     with caplog.at_level(logging.WARNING):
         asyncio.run(app.live(work()))
-    assert app.shell._journal is not None
-    assert app.shell._journal.lost == 30
+    assert app.shell.engine.journal is not None
+    assert app.shell.engine.journal.lost == 30
     assert caplog.text.count("are not written down") == 1
 
 

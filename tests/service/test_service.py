@@ -354,7 +354,7 @@ def test_a_bento_brings_its_own_code(served: Served, built: Built) -> None:
         text=True,
         check=True,
     )
-    assert shown.stdout.strip() == str(built.source / "tidegate" / "serving.py")
+    assert shown.stdout.strip() == str(built.source / "tidegate" / "serving" / "__init__.py")
 
 
 def test_serving_leaves_the_bento_as_it_was(served: Served, built: Built) -> None:

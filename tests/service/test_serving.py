@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 from tests.builders import flight_row
-from tidegate.description import document, ecma_pattern
-from tidegate.serving import Predictions, _own_version
+from tidegate.serving import Predictions
+from tidegate.serving.artifact import own_version as _own_version
+from tidegate.serving.description import document, ecma_pattern
 
 
 class Row(msgspec.Struct):
@@ -52,21 +53,22 @@ def _call(service: Any, path: str, method: str = "POST") -> tuple[int, dict[str,
 
 def _service(names: tuple[str, ...] = (), **instance: Any) -> Any:
     inner = SimpleNamespace(request=Row, response=Twice, feature_names=names)
+    instance = {"features": lambda row: np.array([[row.x]]), **instance}
     return SimpleNamespace(name="tiny", inner=inner, instance=SimpleNamespace(**instance))
 
 
-def _ask(predict: Callable[[Row], dict[str, object]]) -> tuple[int, dict[str, Any]]:
+def _ask(predict: Callable[[Any], dict[str, Any]]) -> tuple[int, dict[str, Any]]:
     """Return status and content of one prediction."""
     return _call(_service(predict=predict), "/predict")
 
 
-def _crashes(row: Row) -> dict[str, object]:
+def _crashes(rows: Any) -> dict[str, Any]:
     raise ZeroDivisionError("secret detail")
 
 
 def test_a_sound_model_is_let_through() -> None:
     """What the model answers is sent, with the service's identity beside it."""
-    status, content = _ask(lambda row: {"twice": row.x * 2})
+    status, content = _ask(lambda rows: {"twice": rows[:, 0] * 2})
     assert (status, content["twice"]) == (200, 2.0)
     assert {"model_version", "release", "request_id"} <= set(content)
 
@@ -79,9 +81,9 @@ def test_a_bentos_own_version_is_told_without_an_agent(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "predict", [_crashes, lambda row: {"p": float("nan")}, lambda row: {"p": float("inf")}]
+    "predict", [_crashes, lambda rows: {"p": [float("nan")]}, lambda rows: {"p": [float("inf")]}]
 )
-def test_a_model_that_fails_is_a_500_of_ours(predict: Callable[[Row], dict[str, object]]) -> None:
+def test_a_model_that_fails_is_a_500_of_ours(predict: Callable[[Any], dict[str, Any]]) -> None:
     """A crash or a number that is none is counted as the service's failure, not shown as null or a trace."""
     status, content = _ask(predict)
     assert status == 500
@@ -151,7 +153,7 @@ def test_the_real_services_description_is_sound() -> None:
 
 def test_an_answer_that_breaks_the_promise_never_starts() -> None:
     """An example whose answer lacks what the response's Struct declares stops the start."""
-    service = _service(predict=lambda row: {"thrice": 3.0})
+    service = _service(predict=lambda rows: {"thrice": [3.0]})
     service.instance.model = SimpleNamespace(examples=[{"x": 1.0}])
     with pytest.raises(RuntimeError, match=r"not what the service promises: .*twice"):
-        Predictions(service, None)._warm()
+        asyncio.run(Predictions(service, None)._warm())

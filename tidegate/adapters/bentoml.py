@@ -26,16 +26,7 @@ from tidegate.errors import ConfigError, PlatformError
 from tidegate.files import digest_folder, write_atomic
 
 SERVING_PACKAGES = ("bentoml", "httptools", "msgspec", "numpy", "onnxruntime", "uvicorn", "uvloop")
-SHELL = (
-    "__init__.py",
-    "answered.py",
-    "description.py",
-    "files.py",
-    "measuring.py",
-    "request.py",
-    "serve.py",
-    "serving.py",
-)  # what a Bento carries of tidegate/
+SHELL = ("__init__.py", "files.py", "serve.py", "serving/*.py")  # what a Bento carries of tidegate/
 BUILD_TIMEOUT = 300
 
 
@@ -101,10 +92,14 @@ def _stage(source: Source, context: Path) -> None:
     """Lay out exactly what the Bento may contain: no more can slip in from the checkout."""
     root, package = source.checkout, source.package
     wanted = [
-        *(f"services/{package}/{path.name}" for path in (root / "services" / package).glob("*.py")),
+        *(
+            f"services/{package}/{path.name}"
+            for kind in ("*.py", "*.yaml")
+            for path in (root / "services" / package).glob(kind)
+        ),
         f"services/{package}/service.py",
         f"models/{package}/features.py",
-        *(f"tidegate/{name}" for name in SHELL),
+        *(path.relative_to(root).as_posix() for name in SHELL for path in (root / "tidegate").glob(name)),
     ]
     packages = [
         f"{folder}/__init__.py"

@@ -130,15 +130,15 @@ def shapes(request, response):
     fields = [(one.name, one.type) for one in msgspec.structs.fields(response)][:-1]
     return request, msgspec.defstruct(response.__name__, fields, kw_only=True)
 
-def answer(content, request):
-    return dict(list(content.items())[:-1])
+def answer(columns, rows):
+    return dict(list(columns.items())[:-1])
 """
 ASCII_ONLY = """
-def answer(content, request):
+def features(rows, request, names):
     for value in msgspec.structs.asdict(request).values():
         if isinstance(value, str):
             value.encode("ascii")
-    return content
+    return rows
 """
 
 

@@ -34,7 +34,7 @@ QUICK: dict[str, Any] = {
     },
 }
 
-SERVING = "src/tidegate/serving.py"  # which every Bento brings along, whatever its model is
+SERVING = "src/tidegate/serving/app.py"  # which every Bento brings along, whatever its model is
 LIVE = "live"
 
 # Runs a statement before each answer; `kept` is a list that lives as long as the service does.

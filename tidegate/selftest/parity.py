@@ -94,9 +94,9 @@ FLOAT32 = "rows = (rows.astype(np.float64) * 0.1).astype(np.float32) * np.float3
 ZEROS = "rows = np.nan_to_num(rows)"
 ONE_OFF = "rows[:, 1] += 1"
 HIDDEN = """
-def answer(content, request):
-    name = next(iter(content))
-    return {**content, name: round(content[name], 4)}
+def answer(columns, rows):
+    name = next(iter(columns))
+    return {**columns, name: np.round(columns[name].astype(float), 4)}
 """
 
 

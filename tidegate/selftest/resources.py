@@ -16,7 +16,7 @@ from tidegate.selftest.room import Fault, Room, as_it_is
 
 QUICK: dict[str, Any] = {"requests": 1600, "warmup": 200, "min_requests": 800, "starts": 1}
 
-SERVING = "src/tidegate/serving.py"  # which every Bento brings along, whatever its model is
+SERVING = "src/tidegate/serving/app.py"  # which every Bento brings along, whatever its model is
 
 # Runs a statement before each call of a method; `kept` is a list that lives as long as the service does.
 BEFORE = """

@@ -72,9 +72,11 @@ def gone(room: Room) -> None:
 # A fault defines `shapes`, `features` or `answer` anew, between the defaults and their use.
 SPOILT = """
 
+import numpy as np
+
 shapes = lambda request, response: (request, response)
 features = lambda rows, request, names: rows
-answer = lambda content, request: content
+answer = lambda columns, rows: columns
 
 {code}
 
@@ -90,7 +92,7 @@ def _instance(real):
         made = real(self)
         compute, predict, names = made.features, made.predict, list(made.feature_names)
         made.features = lambda request: features(compute(request), request, names)
-        made.predict = lambda request: answer(predict(request), request)
+        made.predict = lambda rows: answer(dict(predict(rows)), rows)
         return made
     return call
 
@@ -103,7 +105,7 @@ def service(code: str) -> Make:
     """Return a fault: a Bento answers whose shell defines `shapes`, `features` or `answer` by `code`."""
 
     def edit(copy: Path) -> None:
-        with (copy / "src/tidegate/serving.py").open("a") as shell:
+        with (copy / "src/tidegate/serving/app.py").open("a") as shell:
             shell.write(SPOILT.replace("{code}", textwrap.dedent(code)))
 
     return bento(edit)

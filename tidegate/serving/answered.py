@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from tidegate.measuring import Measuring, number
+from tidegate.serving.measuring import Measuring, number
 
 JOURNALED = b"x-tidegate-journal"
 FOLDER = "TIDEGATE_ANSWERS"  # the variable that names the folder

@@ -46,8 +46,7 @@ def lacks(rows: Any) -> bool:
 class Measuring:
     """The counts of one process since it began; `score` names the field of the answer that is one, if any.
 
-    `featured` counts the predictions whose features were seen: a service that computes them by another way
-    than its `features` has none, and so no rate of missing ones.
+    `featured` counts the predictions whose features were seen, so that a rate of missing ones has a base.
     """
 
     def __init__(self, name: str, score: str = "", decision: str = "") -> None:
@@ -59,34 +58,13 @@ class Measuring:
         self._statuses: dict[int, int] = {}
         self._taken = [0] * (len(SECONDS) + 1)
         self._seconds = 0.0
-        self._lacked: bool | None = None  # of the prediction under way
 
-    def watch(self, instance: Any) -> None:
-        """Look at what `instance.features` returns from now on; an instance that has none is left alone."""
-        features: Callable[..., Any] | None = getattr(instance, "features", None)
-        if features is None:
-            return
-
-        def seen(*given: Any) -> Any:
-            rows = features(*given)
-            self._lacked = lacks(rows)
-            return rows
-
-        try:
-            instance.features = seen
-        except AttributeError:
-            log.warning("features of %s can't be watched: missing ones are not counted", self.name)
-
-    def begin(self) -> None:
-        """Say that a prediction begins: what is seen of features from here on is its own."""
-        self._lacked = None
-
-    def count(self, answer: dict[str, Any]) -> None:
-        """Count a prediction that was answered."""
+    def count(self, answer: dict[str, Any], rows: Any = None) -> None:
+        """Count a prediction that was answered; `rows` are the features that it was made of, if any."""
         self.predictions += 1
-        if self._lacked is not None:
+        if rows is not None:
             self.featured += 1
-            self.missing += self._lacked
+            self.missing += lacks(rows)
         score = number(answer.get(self.score))
         if score is not None:
             self.scored += 1

@@ -1,0 +1,36 @@
+"""The shell around a model's service; it knows no model, and travels inside every Bento.
+
+A service's author writes what a request and an answer are (msgspec Structs), how to load, how features
+are computed, and what to answer of them. Example:
+
+    @bentoml.service(name="flight_delay", service_class=ModelService)
+    class FlightDelay:
+        request, response, feature_names = Flight, Delay, features.FEATURES
+        score, decision = "probability", "late"
+        def __init__(self) -> None:
+            folder = artifact(Path(__file__), "flight-delay")
+            self.model = OnnxModel(folder, settings(Path(__file__)))
+        def features(self, flight: Flight) -> NDArray:           # one request → [1, features]
+            return features.compute(...)
+        def predict(self, rows: NDArray) -> dict[str, NDArray]:  # [n, features] → n answers, by column
+            late = self.model(rows)[:, 1]
+            return {"probability": late, "late": late >= 0.5}
+
+BentoML stays the service: its life cycle, `/livez`, `/readyz`, `/metrics` and packaging. What is asked by the
+thousand is answered in front of its middlewares, which cost more than the model itself: see `app`.
+
+- `artifact`: the model's files, verified, and ONNX Runtime
+- `app`: the ASGI application, what each path does, from bytes to bytes
+- `engine`: from a checked request to a counted answer, the same for every protocol
+- `settings`: what `services/<model>/settings.yaml` may say
+- `request`, `description`: from bytes to a checked request; what is published as OpenAPI
+- `measuring`, `answered`: what is counted, and what is written down to be compared
+
+Imports only what a Bento brings along, and nothing else of this package but `files`.
+"""
+
+from tidegate.serving.app import ModelService, Predictions, describe
+from tidegate.serving.artifact import OnnxModel, artifact
+from tidegate.serving.settings import Settings, settings
+
+__all__ = ["ModelService", "OnnxModel", "Predictions", "Settings", "artifact", "describe", "settings"]

@@ -1,0 +1,232 @@
+"""The ASGI application of a model's service: what each path does, from bytes to bytes.
+
+`POST /predict` is answered in front of BentoML's middlewares, which cost more than the model itself; so are
+`POST /features`, by which a gate sees what the model saw, `GET /openapi.json`, what both promise, and
+`GET /measures`, what was counted. A service without `feature_names` has no `/features`. `score` and
+`decision`, where a class has them, name the fields of an answer by which a rollout compares releases.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import inspect
+import json
+import logging
+import re
+import time
+import uuid
+from collections.abc import Awaitable, Callable, MutableMapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from _bentoml_sdk import Service  # type: ignore[import-untyped] # `service_class=` has no public base
+
+from tidegate.serving import answered, description, measuring
+from tidegate.serving.artifact import identity
+from tidegate.serving.engine import Answer, Call, Engine
+from tidegate.serving.request import Invalid, decode
+from tidegate.serving.settings import Settings, settings
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Answering = Callable[[Call, Any], Awaitable[Answer]]  # a checked request → what to answer
+
+DESCRIBED = ("/openapi.json", "/docs.json")  # the second is what BentoML's page reads
+MAX_BODY = 64 * 1024
+REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
+_HEADERS = frozenset({b"x-request-id", measuring.WARM, answered.JOURNALED})
+
+log = logging.getLogger("tidegate.serving")
+
+
+# ---------------------------------------------------------------- the service
+class ModelService(Service):  # type: ignore[misc]
+    """A BentoML service whose predictions are answered by `Predictions`."""
+
+    instance: Any = None
+
+    def __call__(self) -> Any:
+        """Load the model, once, when BentoML starts the service in its worker."""
+        self.instance = super().__call__()
+        return self.instance
+
+    def to_asgi(self, is_main: bool = True) -> Any:
+        """Return BentoML's application with `POST /predict` and its kin in front of it."""
+        return Predictions(self, super().to_asgi(is_main=is_main))
+
+
+def describe(service: ModelService) -> dict[str, Any]:
+    """Return the OpenAPI document of a service, as `GET /openapi.json` answers it."""
+    made = service.inner
+    return description.document(
+        service.name,
+        identity()["model_version"],
+        made.request,
+        made.response,
+        features=bool(getattr(made, "feature_names", ())),
+    )
+
+
+class Predictions:
+    """ASGI application: `/predict`, `/features` and `/openapi.json`; everything else by `rest` (BentoML)."""
+
+    def __init__(self, service: ModelService, rest: Any) -> None:
+        self._service = service
+        self._rest = rest
+        self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(service.inner.request)
+        self._encode = msgspec.json.Encoder().encode
+        self.engine = Engine(service, _settings(service))
+        self._measuring = self.engine.measuring
+        self._identity = self.engine.identity
+        self._answers: dict[str, Answering] = {description.PREDICT: self.engine.one}
+        if self.engine.names:
+            self._answers[description.FEATURES] = self._features
+        self._described = b""
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] in self._answers:
+            await self._answer(scope, receive, send)
+        elif scope["type"] == "http" and scope["path"] in DESCRIBED and scope["method"] in ("GET", "HEAD"):
+            await self._describe(scope, send)
+        elif scope["type"] == "lifespan":
+            await self._live(scope, receive, send)
+        elif scope["type"] == "http" and scope["path"] == measuring.PATH and scope["method"] == "GET":
+            await _send(send, self._measuring.document())
+        elif scope["type"] == "http" and scope["path"] == "/metrics" and scope["method"] == "GET":
+            await self._rest(scope, receive, measuring.appending(send, self._measuring.text))
+        else:
+            await self._rest(scope, receive, send)
+
+    async def _live(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Let BentoML start, then warm up; a model that can't answer its own examples never starts.
+
+        At the end the last answers are written down, when no request is in flight any more.
+        """
+
+        async def after_start(message: Message) -> None:
+            if message["type"] == "lifespan.startup.complete":
+                try:
+                    await self._warm()
+                except Exception as error:
+                    log.exception("warm-up failed")
+                    message = {"type": "lifespan.startup.failed", "message": f"warm-up failed: {error}"}
+            elif message["type"].startswith("lifespan.shutdown"):
+                self.engine.close()
+            await send(message)
+
+        await self._rest(scope, receive, after_start)
+
+    async def _warm(self) -> None:
+        examples = self._service.instance.model.examples
+        if not examples:
+            raise RuntimeError("the model's examples.json is empty: nothing to warm up with")
+        for row in examples:
+            await self._rehearse(self._encode(row))
+        gc.collect()
+        gc.freeze()  # what is loaded by now stays: later collections need not walk over it
+        _trim()
+
+    async def _rehearse(self, body: bytes) -> None:
+        """Answer one of the model's own examples on each path; raises RuntimeError unless as promised."""
+        for path in self._answers:
+            call = Call("warm-up", time.perf_counter(), body, warm=True)
+            status, content = await self._respond(path, body, call)
+            if status != 200:
+                raise RuntimeError(f"an example of the model's own is answered {status}: {content.decode()}")
+            if path == description.PREDICT:
+                try:
+                    msgspec.json.decode(content, type=self._service.inner.response)
+                except msgspec.ValidationError as error:
+                    text = f"an example's answer is not what the service promises: {error}"
+                    raise RuntimeError(text) from error
+
+    async def _answer(self, scope: Message, receive: Receive, send: Send) -> None:
+        start = time.perf_counter()
+        path = scope["path"]
+        told = {name: value for name, value in scope["headers"] if name in _HEADERS}
+        given = told.get(b"x-request-id", b"")
+        request_id = given.decode("ascii") if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        headers = [(b"content-type", b"application/json"), (b"x-request-id", request_id.encode())]
+        try:
+            body = await _read(scope, receive)
+        except Invalid as error:
+            status, content = error.status, self._refusal(error, request_id)
+            headers.append((b"connection", b"close") if status == 413 else (b"allow", b"POST"))
+        else:
+            if body is None:
+                return  # the caller has gone
+            call = Call(request_id, start, body, "rest", measuring.WARM in told, answered.JOURNALED in told)
+            status, content = await self._respond(path, body, call)
+            if status != 200 and path == description.PREDICT:
+                self.engine.failed(call, status)
+        headers.append((b"content-length", str(len(content)).encode()))
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": content})
+        if path == description.PREDICT:
+            self._measuring.timed(status, time.perf_counter() - start)
+
+    async def _describe(self, scope: Message, send: Send) -> None:
+        """Answer the OpenAPI document, made at the first request for it."""
+        self._described = self._described or json.dumps(describe(self._service)).encode()
+        await _send(send, self._described, head=scope["method"] == "HEAD")
+
+    async def _features(self, call: Call, request: Any) -> Answer:
+        return self.engine.features(request)
+
+    async def _respond(self, path: str, body: bytes, call: Call) -> tuple[int, bytes]:
+        """Return status and JSON for one request's body."""
+        try:
+            content = await self._answers[path](call, decode(body, self._decoder))
+            return 200, self._encode({**content, **self._identity, "request_id": call.id})
+        except Invalid as error:
+            return error.status, self._refusal(error, call.id)
+        except Exception:
+            log.exception("request %s failed", call.id)
+            return 500, self._refusal(Invalid(500, "", "the model failed on this request"), call.id)
+
+    def _refusal(self, error: Invalid, request_id: str) -> bytes:
+        reason = {"field": error.field or None, "reason": error.reason}
+        text = json.dumps({"error": reason, "request_id": request_id, **self._identity})
+        return text.encode()  # ASCII: a refused name may hold what UTF-8 can't
+
+
+def _settings(service: Any) -> Settings:
+    """Return what lies beside the service's own file."""
+    try:
+        return settings(Path(inspect.getfile(service.inner)))
+    except TypeError:  # made at a prompt, or in a test
+        return Settings()
+
+
+async def _send(send: Send, body: bytes, *, head: bool = False) -> None:
+    """Answer 200 with a document of JSON; of a HEAD only its headers."""
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": b"" if head else body})
+
+
+async def _read(scope: Message, receive: Receive) -> bytes | None:
+    """Return the whole body, or None if the caller went away; raises Invalid (405, 413)."""
+    if scope["method"] != "POST":
+        raise Invalid(405, "method", "must be POST")
+    body = b""
+    while True:
+        message: Message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        part: bytes = message.get("body", b"")
+        body += part
+        if len(body) > MAX_BODY:
+            raise Invalid(413, "body", f"is larger than {MAX_BODY} bytes")
+        if not message.get("more_body"):
+            return body
+
+
+def _trim() -> None:
+    """Give back what loading left free in the C library's heap: 10 MB here, in which a leak would hide."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
+    if trim is not None:
+        trim(0)

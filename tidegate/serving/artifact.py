@@ -1,0 +1,78 @@
+"""The model's files, verified, and what runs them; knows no protocol."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+
+from tidegate.files import digest_folder
+from tidegate.serving.settings import Settings
+
+MANIFEST = "artifact.json"  # beside model/ in a Bento: {"model", "version", "digest"}
+
+
+def artifact(service_file: Path, model: str) -> Path:
+    """Return the verified folder of the model's files for the service defined in `service_file`.
+
+    In a Bento that is `model/` beside `services/`, in a checkout `build/<model>/model`. Its digest must
+    be the one in the Bento's manifest, and the one in TIDEGATE_ARTIFACT where that is set. Raises
+    RuntimeError otherwise: a service with another model than its release names must never be ready.
+    """
+    root = service_file.resolve().parents[2]
+    manifest = root / MANIFEST
+    folder = root / "model" if manifest.is_file() else root / "build" / model / "model"
+    expected = {}
+    if manifest.is_file():
+        expected["the Bento"] = json.loads(manifest.read_text())["digest"]
+    if os.environ.get("TIDEGATE_ARTIFACT"):
+        expected["the release"] = os.environ["TIDEGATE_ARTIFACT"]
+    found = digest_folder(folder)
+    for who, digest in expected.items():
+        if digest != found:
+            raise RuntimeError(
+                f"model {model} is not the one that {who} names: {found} is here, not {digest}"
+            )
+    return folder
+
+
+def own_version(root: Path) -> str:
+    """Return the version that the Bento was built of, or "" in a checkout: `bentoml serve` tells none."""
+    try:
+        return str(json.loads((root / MANIFEST).read_text())["version"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def identity() -> dict[str, str]:
+    """Return who answers: part of each answer."""
+    version = os.environ.get("TIDEGATE_MODEL_VERSION") or own_version(Path(__file__).resolve().parents[2])
+    return {"model_version": version, "release": os.environ.get("TIDEGATE_RELEASE", "")}
+
+
+class OnnxModel:
+    """An ONNX model; more throughput is more processes: one thread, unless `settings` say more."""
+
+    def __init__(
+        self, folder: Path, settings: Settings | None = None, *, output: str = "probabilities"
+    ) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = (settings or Settings()).threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3  # converters declare `label` with a wrong shape: a warning a batch
+        self._session = onnxruntime.InferenceSession(
+            str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"]
+        )
+        self._input = self._session.get_inputs()[0].name
+        self._outputs = [output]
+        self.examples: list[dict[str, Any]] = json.loads((folder / "examples.json").read_text())
+
+    def __call__(self, rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Return the model's output for float32 rows [n, features]."""
+        result: npt.NDArray[np.float32] = self._session.run(self._outputs, {self._input: rows})[0]
+        return result

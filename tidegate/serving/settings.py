@@ -1,0 +1,99 @@
+"""What `services/<model>/settings.yaml` says of how a model is served; it travels with the model.
+
+Places (where the log, the feature store or a shared cache lie) are the platform's and come by variables.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import yaml
+from msgspec import Meta
+
+FILE = "settings.yaml"
+
+
+class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, rename="camel"):
+    """Base: unknown keys are refused."""
+
+
+class Batching(_Part, frozen=True):
+    """Requests that wait for each other, to be computed at once."""
+
+    max_rows: Annotated[int, Meta(ge=0, le=4096, description="rows of a batch; 0 and 1 are off")] = 0
+    max_delay_ms: Annotated[
+        float, Meta(ge=0, le=1000, description="how long the first request of a batch waits at most")
+    ] = 2.0
+
+
+class Queue(_Part, frozen=True):
+    """What is accepted while the process is busy."""
+
+    max_waiting: Annotated[int, Meta(ge=1, le=100_000, description="requests; one more is a 429")] = 128
+    retry_after: Annotated[int, Meta(ge=1, le=3600, description="seconds, told with a 429")] = 1
+    deadline_ms: Annotated[
+        float,
+        Meta(gt=0, le=3_600_000, description="a later answer is a 504, unless a caller says less"),
+    ] = 10_000.0
+    body_seconds: Annotated[float, Meta(gt=0, le=600, description="a body slower than this is a 408")] = 10.0
+
+
+class Many(_Part, frozen=True):
+    """Requests of many rows."""
+
+    max_rows: Annotated[int, Meta(ge=1, le=1_000_000, description="rows of one request")] = 10_000
+    max_bytes: Annotated[int, Meta(ge=1024, le=1 << 30, description="bytes of one request")] = (
+        16 * 1024 * 1024
+    )
+
+
+class Cache(_Part, frozen=True):
+    """Predictions kept by their features, for one release."""
+
+    entries: Annotated[int, Meta(ge=0, le=10_000_000, description="answers in one process; 0 is off")] = 0
+    ttl_seconds: Annotated[float, Meta(gt=0, description="of an answer in a shared cache")] = 3600.0
+
+
+class Log(_Part, frozen=True):
+    """The log of predictions; where it lies is the platform's to say."""
+
+    enabled: bool = True
+    max_waiting_mb: Annotated[
+        float,
+        Meta(gt=0, le=1024, description="records that may wait for the disk; more are dropped"),
+    ] = 16.0
+
+
+class Settings(_Part, frozen=True):
+    """How one model is served."""
+
+    threads: Annotated[int, Meta(ge=1, le=256, description="of ONNX Runtime in one process")] = 1
+    workers: Annotated[int, Meta(ge=1, le=256, description="processes of `bentoml serve`")] = 1
+    batching: Batching = Batching()
+    queue: Queue = Queue()
+    many: Many = Many()
+    cache: Cache = Cache()
+    log: Log = Log()
+
+
+def settings(service_file: Path) -> Settings:
+    """Return the settings beside a service's file; the defaults where there are none.
+
+    Raises RuntimeError that names the file and the key: a service must not run otherwise than it says.
+    """
+    path = service_file.resolve().parent / FILE
+    try:
+        text = path.read_text()
+    except FileNotFoundError:
+        return Settings()
+    try:
+        return parse(yaml.safe_load(text))
+    except (msgspec.ValidationError, yaml.YAMLError) as error:
+        raise RuntimeError(f"{path}: {error}") from error
+
+
+def parse(content: Any) -> Settings:
+    """Return the settings that plain values say; raises msgspec.ValidationError that names the key."""
+    return msgspec.convert(content or {}, Settings)
