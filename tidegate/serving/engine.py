@@ -12,6 +12,7 @@ import numpy as np
 
 from tidegate.serving import answered, measuring
 from tidegate.serving.artifact import identity
+from tidegate.serving.request import Invalid
 from tidegate.serving.settings import Settings
 
 Answer = dict[str, Any]  # the model's own fields by name, plain values
@@ -29,13 +30,47 @@ class Call(msgspec.Struct, gc=False):
     journaled: bool = False  # the router asks for the answer to be written down, to be compared
     arm: str = ""  # of an experiment, as the router said
     deadline: float = math.inf  # by time.perf_counter
+    source: str = "computed"  # of the answer, once it is known: or cached, or precomputed
+
+
+class Online(Protocol):
+    """Online features and precomputed answers, both in one round trip."""
+
+    async def complete(self, call: Call, request: Any) -> tuple[Any, Answer | None]:
+        """Return the request with what the store knows laid into it, and the answer where it is known."""
+
+    def close(self) -> None:
+        """Let go of the store."""
+
+
+class Cache(Protocol):
+    """Answers by their features, for this release alone."""
+
+    async def get(self, rows: Any) -> Answer | None:
+        """Return what was answered to the same features, plain values, or None."""
+
+    def put(self, rows: Any, answer: Answer) -> None:
+        """Keep an answer; never raises and never waits."""
+
+    def close(self) -> None:
+        """Let go of the store."""
+
+
+class Batcher(Protocol):
+    """Lets requests wait for each other, to be computed at once."""
+
+    async def run(self, rows: Any) -> Mapping[str, Any]:
+        """Return what `predict` says of these rows, by column, computed beside others' rows."""
+
+    def close(self) -> None:
+        """Compute what waits."""
 
 
 class Recorder(Protocol):
     """Writes predictions down, off the way of the answer; never raises and never waits."""
 
     def row(self, call: Call, features: Any, answer: Answer, source: str, ms: float) -> None:
-        """Write down one prediction; `features` [1, n], `source` is computed, cached or precomputed."""
+        """Write down one prediction; `features` [1, n] or None, `source` as in `Call`."""
 
     def rows(
         self, call: Call, columns: Columns, features: Any, answers: Mapping[str, Any], ms: float
@@ -55,9 +90,13 @@ class Engine:
         self.identity = identity()
         self.names: tuple[str, ...] = tuple(getattr(inner, "feature_names", ()))
         self.measuring = measuring.Measuring(
-            service.name, getattr(inner, "score", ""), getattr(inner, "decision", "")
+            service.name, getattr(inner, "score", ""), getattr(inner, "decision", ""), self.names
         )
         self.journal = answered.Journal.of_environment()
+        # What a model may do without; each costs one look where it is off.
+        self.online: Online | None = None
+        self.cache: Cache | None = None
+        self.batcher: Batcher | None = None
         self.recorder: Recorder | None = None
         self._service = service
 
@@ -68,18 +107,42 @@ class Engine:
 
     # ---------------------------------------------------------------- one row
     async def one(self, call: Call, request: Any) -> Answer:
-        """Return the model's answer to one request; raises ArithmeticError for a number that is none."""
-        rows = self.instance.features(request)
-        answer = plain(self.instance.predict(rows))
-        self._count(call, answer, rows)
-        if self.recorder is not None and not call.warm:
-            self.recorder.row(call, rows, answer, "computed", 1000 * (time.perf_counter() - call.began))
+        """Return the model's answer to one request, counted and written down.
+
+        Raises ArithmeticError for a number that is none, Invalid (504) when it would come too late.
+        """
+        rows, answer = None, None
+        if self.online is not None:
+            request, answer = await self.online.complete(call, request)
+            call.source = "computed" if answer is None else "precomputed"
+        if answer is None:
+            rows = self._service.instance.features(request)
+            answer = await self._predicted(call, rows)
+        if not call.warm:
+            self._count(call, answer, rows)
+            if self.recorder is not None:
+                self.recorder.row(call, rows, answer, call.source, 1000 * (time.perf_counter() - call.began))
+        return answer
+
+    async def _predicted(self, call: Call, rows: Any) -> Answer:
+        """Return the answer to these features: kept, or computed alone or beside others."""
+        if self.cache is not None:
+            answer = await self.cache.get(rows)
+            if answer is not None:
+                call.source = "cached"
+                return answer
+        if time.perf_counter() > call.deadline:
+            raise late()
+        if self.batcher is not None:
+            answer = plain(await self.batcher.run(rows))
+        else:
+            answer = plain(self._service.instance.predict(rows))
+        if self.cache is not None:
+            self.cache.put(rows, answer)
         return answer
 
     def _count(self, call: Call, answer: Answer, rows: Any) -> None:
         """Count the prediction just made, and write it down to be compared if the router asks for it."""
-        if call.warm:
-            return
         self.measuring.count(answer, rows)
         self._note(call, 200, answer)
 
@@ -103,10 +166,14 @@ class Engine:
 
     def close(self) -> None:
         """Write down what is left, when no request is in flight any more."""
-        if self.journal:
-            self.journal.close()
-        if self.recorder is not None:
-            self.recorder.close()
+        for part in (self.batcher, self.online, self.cache, self.journal, self.recorder):
+            if part is not None:
+                part.close()
+
+
+def late() -> Invalid:
+    """Return the refusal of what nobody waits for any more."""
+    return Invalid(504, "", "the deadline passed before it was computed")
 
 
 def plain(columns: Mapping[str, Any]) -> Answer:
