@@ -1,8 +1,9 @@
 """Train the model, export it as ONNX, check the export, and log the run to MLflow.
 
 Reads data/flight-delay/train.parquet; writes build/flight-delay/model/: model.onnx, features.json (what
-`features.load` reads) and examples.json (request rows to warm a service up with). The same data,
-parameters and libraries give the same bytes.
+`features.load` reads), examples.json (request rows to warm a service up with) and trees.txt (the same trees
+as LightGBM's text, which predictions are explained by). The same data, parameters and libraries give the
+same bytes.
 
 Run it as `python -m models.flight_delay.train`.
 """
@@ -147,6 +148,12 @@ def export(booster: lgb.Booster, path: Path) -> None:
     path.write_bytes(model.SerializeToString(deterministic=True))
 
 
+def as_text(booster: lgb.Booster) -> str:
+    """Return the booster as LightGBM's text, without what only training needs: half the size."""
+    unneeded = r"^(tree_sizes|split_gain|internal_value|internal_weight|leaf_weight)=.*\n"
+    return re.sub(unneeded, "", booster.model_to_string(), flags=re.MULTILINE)
+
+
 def check_export(booster: lgb.Booster, path: Path, matrix: np.ndarray, seed: int) -> float:
     """Return the largest difference between LightGBM and ONNX; raises PlatformError above TOLERANCE.
 
@@ -196,7 +203,9 @@ def main() -> None:
     folder = layout.artifact
     shutil.rmtree(folder, ignore_errors=True)  # a file of an older run would change the digest
     folder.mkdir(parents=True)
-    export(in_float32(booster), folder / "model.onnx")
+    trees = in_float32(booster)
+    export(trees, folder / "model.onnx")
+    (folder / "trees.txt").write_text(as_text(trees))
     _write_json(folder / "features.json", features.document(vocabulary))
     _write_json(folder / "examples.json", examples(rows, parameters["seed"]))
 

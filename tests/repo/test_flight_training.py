@@ -55,6 +55,19 @@ def test_training_again_gives_the_same_bytes(
     assert losses[-1] < losses[0]
 
 
+def test_the_trees_beside_the_export_are_its_own(
+    sample: tuple[np.ndarray, np.ndarray], booster: lgb.Booster
+) -> None:
+    """The text is the same for two trainings, predicts and explains as the booster does, and is smaller."""
+    trees = train.in_float32(booster)
+    text = train.as_text(trees)
+    assert text == train.as_text(train.in_float32(train.fit(*sample, PARAMETERS)[0]))
+    again = lgb.Booster(model_str=text)
+    for asked in ({}, {"pred_contrib": True}):
+        assert np.array_equal(again.predict(sample[0], **asked), trees.predict(sample[0], **asked))
+    assert len(text) < len(trees.model_to_string())
+
+
 _EXPORT = """
 import sys
 from pathlib import Path
