@@ -7,16 +7,19 @@ a workload is: a counter of prometheus_client's costs more than all of these.
 
 from __future__ import annotations
 
-import logging
 import math
 import os
+import resource
 import time
-from bisect import bisect_left
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
+
+from tidegate.serving.artifact import identity
+from tidegate.serving.metrics import Histogram, Registry
 
 Message = MutableMapping[str, Any]
 Send = Callable[[Message], Awaitable[None]]
@@ -25,9 +28,9 @@ PATH = "/measures"
 WARM = b"x-tidegate-warm"  # the header of a request that is none of a caller's
 BINS = 50  # equal ones of the scores in [0, 1] (core/counts.py says the same)
 
-SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
-
-log = logging.getLogger(__name__)
+# An edge at each time that is promised anywhere (15 ms, 50 ms, a rollout's 1 s), and up to the deadline.
+_MS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15, 25, 50, 100, 250, 500, 1000, 2500, 10_000)
+SECONDS = tuple(value / 1000 for value in _MS)
 
 
 def lacks(rows: Any) -> bool:
@@ -46,30 +49,67 @@ def lacks(rows: Any) -> bool:
 class Measuring:
     """The counts of one process since it began; `score` names the field of the answer that is one, if any.
 
-    `featured` counts the predictions whose features were seen, so that a rate of missing ones has a base.
+    `featured` counts the predictions whose features were seen, so that a rate of missing ones has a base;
+    `names` are those of a row's features, so that it is told which of them are missing. What other parts of
+    the process count is shown by `add`: see metrics.Registry.
     """
 
-    def __init__(self, name: str, score: str = "", decision: str = "") -> None:
+    def __init__(self, name: str, score: str = "", decision: str = "", names: Sequence[str] = ()) -> None:
         self.name, self.score, self.decision = name, score, decision
         self.instance = f"{os.getpid()}-{time.time():.3f}"
         self.predictions = self.featured = self.missing = self.scored = 0
-        self.scores = [0] * BINS
-        self._score_sum = 0.0
+        # Above the last edge below 1 lies only what /metrics calls +Inf.
+        self._scores = Histogram([number / BINS for number in range(1, BINS)])
+        self.scores = self._scores.counts
         self._statuses: dict[int, int] = {}
-        self._taken = [0] * (len(SECONDS) + 1)
-        self._seconds = 0.0
+        self._taken = Histogram(SECONDS)
+        self._lacking = dict.fromkeys(names, 0)
+        self._metrics = Registry(name)
+        self.add = self._metrics.add
+        self._show()
+
+    def _show(self) -> None:
+        """Name what is counted here."""
+        add = self.add
+        about = "Predictions by status"
+        add("tidegate_predictions_total", about, "counter", self._by_status, "status")
+        about = "Seconds inside the service for one prediction"
+        add("tidegate_prediction_seconds", about, "histogram", lambda: self._taken)
+        add("tidegate_score", "Scores of predictions", "histogram", lambda: self._scores)
+        about = "Predictions whose features were seen"
+        add("tidegate_featured_total", about, "counter", lambda: self.featured)
+        about = "Predictions that lacked a feature"
+        add("tidegate_missing_features_total", about, "counter", lambda: self.missing)
+        about = "Predictions that lacked this feature"
+        add("tidegate_feature_missing_total", about, "counter", lambda: self._lacking, "feature")
+        add("tidegate_memory_bytes", "Memory that the process holds (resident)", "gauge", memory)
+        began = float(self.instance.partition("-")[2])
+        add("tidegate_start_time_seconds", "When the process began, since 1970", "gauge", lambda: began)
+        add("tidegate_build_info", "Who answers; always 1", "info", identity)
+
+    def _by_status(self) -> dict[str, float]:
+        return {str(status): n for status, n in self._statuses.items()}
 
     def count(self, answer: dict[str, Any], rows: Any = None) -> None:
         """Count a prediction that was answered; `rows` are the features that it was made of, if any."""
         self.predictions += 1
         if rows is not None:
             self.featured += 1
-            self.missing += lacks(rows)
+            if lacks(rows):
+                self.missing += 1
+                self._lack(rows)
         score = number(answer.get(self.score))
         if score is not None:
             self.scored += 1
-            self._score_sum += score
+            self._scores.total += score
             self.scores[min(int(min(max(score, 0.0), 1.0) * BINS), BINS - 1)] += 1
+
+    def _lack(self, rows: Any) -> None:
+        """Count by name what one row lacks; of rows that are none of the declared features, nothing."""
+        values = rows.tolist() if isinstance(rows, np.ndarray) else rows
+        for name, value in zip(self._lacking, values[0] if len(values) == 1 else (), strict=False):
+            if value is None or value != value:
+                self._lacking[name] += 1
 
     def timed(self, status: int, seconds: float) -> None:
         """Count an answer of any status and what it took, for `/metrics`.
@@ -77,8 +117,7 @@ class Measuring:
         BentoML's own `bentoml_service_request_*` count what its middlewares see: not the predictions.
         """
         self._statuses[status] = self._statuses.get(status, 0) + 1
-        self._taken[bisect_left(SECONDS, seconds)] += 1
-        self._seconds += seconds
+        self._taken.observe(seconds)
 
     def document(self) -> bytes:
         """Return what `GET /measures` answers."""
@@ -87,43 +126,15 @@ class Measuring:
 
     def text(self) -> bytes:
         """Return all counts in Prometheus' text form, as an addition to BentoML's `/metrics`."""
-        edges = [number / BINS for number in range(1, BINS)]  # what is above the last is in +Inf alone
-        rows = [
-            ("tidegate_predictions_total", "Predictions by status", self._statuses),
-            ("tidegate_featured_total", "Predictions whose features were seen", self.featured),
-            ("tidegate_missing_features_total", "Predictions that lacked a feature", self.missing),
-        ]
-        lines = []
-        for name, about, value in rows:
-            lines += [f"# HELP {name} {about}", f"# TYPE {name} counter"]
-            if isinstance(value, dict):
-                lines += [f'{name}{{{self._label},status="{key}"}} {n}' for key, n in value.items()]
-            else:
-                lines.append(f"{name}{{{self._label}}} {value}")
-        about = "Seconds inside the service for one prediction"
-        lines += self._histogram("tidegate_prediction_seconds", about, SECONDS, self._taken, self._seconds)
-        lines += self._histogram(
-            "tidegate_score", "Scores of predictions", edges, self.scores, self._score_sum
-        )
-        return ("\n".join(lines) + "\n").encode()
+        return self._metrics.text().encode()
 
-    @property
-    def _label(self) -> str:
-        return f'service="{self.name}"'
 
-    def _histogram(
-        self, name: str, about: str, edges: Sequence[float], counts: Sequence[int], total: float
-    ) -> Iterator[str]:
-        """Write one histogram; `counts` has one more than `edges`, for what lies above the last."""
-        yield f"# HELP {name} {about}"
-        yield f"# TYPE {name} histogram"
-        below = 0
-        for edge, count in zip((*edges, math.inf), counts, strict=True):
-            below += count
-            bound = "+Inf" if edge == math.inf else f"{edge:g}"
-            yield f'{name}_bucket{{{self._label},le="{bound}"}} {below}'
-        yield f"{name}_count{{{self._label}}} {below}"
-        yield f"{name}_sum{{{self._label}}} {total!r}"
+def memory() -> float:
+    """Return the bytes of memory that this process holds, 0 where the system does not tell (no /proc)."""
+    try:
+        return float(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    except OSError:
+        return 0.0
 
 
 def number(value: Any) -> float | None:
