@@ -31,7 +31,7 @@ def decode(body: bytes, decoder: msgspec.json.Decoder[Any]) -> Any:
     except (ValueError, RecursionError) as error:  # the struct's decoder stops at the first thing wrong
         value = _parse(body)
         if isinstance(error, msgspec.ValidationError):
-            raise _field_error(str(error), decoder.type) from error
+            raise field_error(str(error), decoder.type) from error
         field, reason = _unfit_field(value)
         if field:
             raise Invalid(422, field, reason) from error
@@ -50,7 +50,7 @@ def _parse(body: bytes) -> Any:
         raise Invalid(400, "body", f"is not JSON: {error}") from error
 
 
-def _field_error(text: str, shape: Any) -> Invalid:
+def field_error(text: str, shape: Any) -> Invalid:
     """Turn msgspec's message into the field's full name and a reason that a caller understands."""
     path = ""
     if " - at `" in text:
@@ -61,11 +61,11 @@ def _field_error(text: str, shape: Any) -> Invalid:
         names.append(inner[1])
         text = "is not a known field" if "unknown" in text else "is required"
     field = ".".join(name for name in names if name) or "body"
-    wanted = _description(shape, field)
+    wanted = description_of(shape, field)
     return Invalid(422, field, f"must be {wanted}" if wanted and not inner else text)
 
 
-def _description(shape: Any, field: str) -> str:
+def description_of(shape: Any, field: str) -> str:
     """Return what the schema says that a field is, or nothing."""
     schema, components = msgspec.json.schema_components([shape])
     node: Mapping[str, Any] = schema[0]
