@@ -91,6 +91,9 @@ def _source_digest(folder: Path) -> str:
 def _stage(source: Source, context: Path) -> None:
     """Lay out exactly what the Bento may contain: no more can slip in from the checkout."""
     root, package = source.checkout, source.package
+    from tidegate import settings  # imports BentoML, which asking for a Bento's path must not pay for
+
+    settings.load(root, source.model)  # what can't be meant is told here, not by a dead service
     wanted = [
         *(
             f"services/{package}/{path.name}"

@@ -32,6 +32,7 @@ def register(app: typer.Typer) -> None:
     schema = typer.Typer(help="Schemas of what Tidegate writes.", no_args_is_help=True)
     schema.command("report")(schema_report)
     schema.command("rollout")(schema_rollout)
+    schema.command("settings")(schema_settings)
     app.add_typer(schema, name="schema")
 
 
@@ -212,3 +213,13 @@ def schema_rollout() -> None:
     from tidegate import config
 
     typer.echo(json.dumps(config.rollout_schema(), indent=2))
+
+
+def schema_settings() -> None:
+    """Print the JSON schema (draft 2020-12) of services/<model>/settings.yaml: how a model is served.
+
+    Example: tidegate schema settings > settings.schema.json
+    """
+    from tidegate import settings
+
+    typer.echo(json.dumps(settings.schema(), indent=2))

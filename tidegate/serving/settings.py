@@ -5,6 +5,9 @@ Places (where the log, the feature store or a shared cache lie) are the platform
 
 from __future__ import annotations
 
+import difflib
+import os
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +16,7 @@ import yaml
 from msgspec import Meta
 
 FILE = "settings.yaml"
+VARIABLE = "TIDEGATE_SETTINGS"  # names another file: what `tidegate tune` tries settings by
 
 
 class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, rename="camel"):
@@ -59,7 +63,7 @@ class Cache(_Part, frozen=True):
 class Log(_Part, frozen=True):
     """The log of predictions; where it lies is the platform's to say."""
 
-    enabled: bool = True
+    enabled: Annotated[bool, Meta(description="false writes nothing down")] = True
     max_waiting_mb: Annotated[
         float,
         Meta(gt=0, le=1024, description="records that may wait for the disk; more are dropped"),
@@ -81,19 +85,43 @@ class Settings(_Part, frozen=True):
 def settings(service_file: Path) -> Settings:
     """Return the settings beside a service's file; the defaults where there are none.
 
-    Raises RuntimeError that names the file and the key: a service must not run otherwise than it says.
+    Where `TIDEGATE_SETTINGS` names a file, that one is read, and has to be there. Raises RuntimeError that
+    names the file and the key: a service must not run otherwise than it says.
     """
-    path = service_file.resolve().parent / FILE
+    named = os.environ.get(VARIABLE)
+    path = Path(named) if named else service_file.resolve().parent / FILE
     try:
         text = path.read_text()
-    except FileNotFoundError:
+    except FileNotFoundError as error:
+        if named:
+            raise RuntimeError(f"{path}: is missing, and {VARIABLE} names it") from error
         return Settings()
     try:
         return parse(yaml.safe_load(text))
-    except (msgspec.ValidationError, yaml.YAMLError) as error:
+    except msgspec.ValidationError as error:
+        raise RuntimeError(f"{path}: {error}{_meant(str(error))}") from error
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise RuntimeError(f"{path}: {error}") from error
 
 
 def parse(content: Any) -> Settings:
     """Return the settings that plain values say; raises msgspec.ValidationError that names the key."""
-    return msgspec.convert(content or {}, Settings)
+    return msgspec.convert({} if content is None else content, Settings)
+
+
+def keys(shape: type[msgspec.Struct] = Settings, before: str = "") -> list[str]:
+    """Return every key that may be written, as `batching.maxRows`, in the order of the file."""
+    found = []
+    for item in msgspec.structs.fields(shape):
+        name = f"{before}{item.encode_name}"
+        inner = item.type if isinstance(item.type, type) and issubclass(item.type, _Part) else None
+        found += keys(inner, f"{name}.") if inner else [name]
+    return found
+
+
+def _meant(text: str) -> str:
+    """Return which key an unknown one is closest to, as the end of a sentence; nothing if none is close."""
+    unknown = re.search(r"unknown field `([^`]+)`", text)
+    known = {part for key in keys() for part in key.split(".")}
+    close = difflib.get_close_matches(unknown[1], sorted(known), n=1) if unknown else []
+    return f". Did you mean `{close[0]}`?" if close else ""
