@@ -68,6 +68,16 @@ def test_the_trees_beside_the_export_are_its_own(
     assert len(text) < len(trees.model_to_string())
 
 
+def test_the_mean_answer_travels_with_the_model(
+    sample: tuple[np.ndarray, np.ndarray], booster: lgb.Booster, tmp_path: Path
+) -> None:
+    """What callers' answers are later compared with is the mean of the model's own, of so many rows."""
+    train.export(train.in_float32(booster), tmp_path / "model.onnx")
+    found = train.scores(score(session(tmp_path / "model.onnx"), sample[0]))
+    assert found["rows"] == len(sample[0])
+    assert found["mean"] == pytest.approx(booster.predict(sample[0]).mean(), abs=1e-5)
+
+
 _EXPORT = """
 import sys
 from pathlib import Path

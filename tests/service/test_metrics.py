@@ -27,6 +27,7 @@ def test_each_kind_is_read_when_asked_for() -> None:
     registry.add("tidegate_a_total", "a", "counter", lambda: counts, "reason")
     registry.add("tidegate_b", "b", "gauge", lambda: 7)
     registry.add("tidegate_c_rows", "c", "histogram", lambda: hits)
+    registry.add("tidegate_none", "none", "gauge", lambda: None)
     registry.add("tidegate_d_info", "d", "info", lambda: {"release": 'x"\\\n', "model_version": "3"})
     counts["late"] = 4
     for value in (1, 1.5, 9):

@@ -71,8 +71,14 @@ class OnnxModel:
         self._input = self._session.get_inputs()[0].name
         self._outputs = [output]
         self.examples: list[dict[str, Any]] = json.loads((folder / "examples.json").read_text())
+        self.mean_score = _mean(folder / "scores.json")
 
     def __call__(self, rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Return the model's output for float32 rows [n, features]."""
         result: npt.NDArray[np.float32] = self._session.run(self._outputs, {self._input: rows})[0]
         return result
+
+
+def _mean(path: Path) -> float | None:
+    """Return the mean score that the model was approved with; None where it brings none along."""
+    return float(json.loads(path.read_text())["mean"]) if path.is_file() else None

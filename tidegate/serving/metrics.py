@@ -38,8 +38,8 @@ class Histogram:
         self.total += value
 
 
-# A number; by a label's value; a histogram; or, of an info, its labels.
-Reading = float | Mapping[str, float] | Histogram | Mapping[str, str]
+# A number; by a label's value; a histogram; of an info, its labels; None while there is none.
+Reading = float | Mapping[str, float] | Histogram | Mapping[str, str] | None
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,8 @@ class Metric:
         found = self.read()
         yield f"# HELP {self.name} {self.about}"
         yield f"# TYPE {self.name} {'gauge' if self.kind == 'info' else self.kind}"
+        if found is None:
+            return
         if isinstance(found, Histogram):
             yield from self._buckets(own, found)
         elif self.kind == "info" and isinstance(found, Mapping):
@@ -91,7 +93,7 @@ class Registry:
         """Show one metric from now on; `read` is called at each scrape, in the loop's thread.
 
         It returns a number; of several, the numbers by the value of `label`; of a histogram, a Histogram; of
-        an info, its labels. Raises ValueError for a name that is taken, has another prefix, or is a counter
+        an info, its labels; None when there is none. Raises ValueError for a name that is taken, has another prefix, or is a counter
         without `_total`.
         """
         if not NAME.match(name) or (kind == "counter") != name.endswith("_total"):
