@@ -88,10 +88,10 @@ def test_what_lacks_is_named() -> None:
 
 
 def test_a_process_says_who_and_how_large_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Release and version are an info's labels; memory and the time of its start are plain gauges."""
+    """Release and version are an info's labels, and memory has its release's; its start is a plain gauge."""
     monkeypatch.setenv("TIDEGATE_RELEASE", "82be568dc222")
     monkeypatch.setenv("TIDEGATE_MODEL_VERSION", "7")
     found = samples(Measuring("toy").text().decode())
     assert found["tidegate_build_info", "7", "82be568dc222"] == 1
-    assert found["tidegate_memory_bytes",] > 1e6
+    assert found["tidegate_memory_bytes", "82be568dc222"] > 1e6
     assert found["tidegate_start_time_seconds",] > 1.7e9

@@ -82,7 +82,8 @@ class Measuring:
         add("tidegate_missing_features_total", about, "counter", lambda: self.missing)
         about = "Predictions that lacked this feature"
         add("tidegate_feature_missing_total", about, "counter", lambda: self._lacking, "feature")
-        add("tidegate_memory_bytes", "Memory that the process holds (resident)", "gauge", memory)
+        about = "Memory that the process holds (resident), by its release"
+        add("tidegate_memory_bytes", about, "gauge", lambda: {identity()["release"]: memory()}, "release")
         began = float(self.instance.partition("-")[2])
         add("tidegate_start_time_seconds", "When the process began, since 1970", "gauge", lambda: began)
         add("tidegate_build_info", "Who answers; always 1", "info", identity)
