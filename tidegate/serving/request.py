@@ -17,10 +17,10 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Invalid(Exception):
-    """A request that is refused: HTTP status, the field's name and why."""
+    """A request that is refused: HTTP status, the field's name and why; of many rows, which one, from 0."""
 
-    def __init__(self, status: int, field: str, reason: str) -> None:
-        self.status, self.field, self.reason = status, field, reason
+    def __init__(self, status: int, field: str, reason: str, row: int | None = None) -> None:
+        self.status, self.field, self.reason, self.row = status, field, reason, row
         super().__init__(reason)
 
 
