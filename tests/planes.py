@@ -94,6 +94,7 @@ class Plane:
             self.home.root / "bentoml",
             command=tiny_command,
             rows=lambda _: [{"warm": 1}, {"warm": 2}],
+            targets=self.layout.targets,
         )
 
     def ask(self, path: str, headers: dict[str, str] | None = None) -> http.client.HTTPResponse:

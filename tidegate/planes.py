@@ -286,7 +286,8 @@ def _stop(at: Layout) -> int:
         pass  # not running, or going down already: what is left is ended below
     for _ in range(3):  # again, since a supervisor that is ended hard may have started one more
         processes.end(_members(at))
-    for stale in (at.supervisor, at.admin, at.folder / "supervisord.pid"):
+    # A plane that was taken down on purpose is nothing to be alarmed about.
+    for stale in (at.supervisor, at.admin, at.folder / "supervisord.pid", at.targets):
         stale.unlink(missing_ok=True)
     return len(members)
 

@@ -78,11 +78,13 @@ def workloads(spec: config.Platform, where: config.Home) -> ports.Workloads:
 
     def supervisor() -> ports.Workloads:
         from tidegate.adapters.supervisor import SupervisorWorkloads
+        from tidegate.machine.layout import Layout
 
         return SupervisorWorkloads(
             where.plane(spec.plane),
             where.sockets / f"{spec.plane}.supervisor",
             bentos_path(spec, where),
+            targets=Layout(where, spec.plane).targets,
         )
 
     return _choose("workloads", spec.workloads.adapter, {"supervisor": supervisor})

@@ -23,9 +23,10 @@ from tidegate import planes
 from tidegate.adapters.supervisor import SupervisorWorkloads
 from tidegate.core.release import copy_of
 from tidegate.errors import PlatformError, ReleaseNotFound, Unreachable
-from tidegate.machine.placements import Placements
+from tidegate.machine.placements import Placed, Placements
 from tidegate.machine.processes import is_free
 from tidegate.machine.supervisord import Supervisord
+from tidegate.machine.targets import Targets
 from tidegate.ports import ReplicaState, Route, Workloads
 from tidegate.testing import FakeWorkloads
 
@@ -321,6 +322,36 @@ def test_a_restarted_supervisor_brings_the_releases_back(plane: Plane, real: Sup
     assert planes.up(plane.checkout, plane.home, "staging", agent=False) == plane.url
     eventually(lambda: _ready(real))
     assert _endpoints(real) == before
+
+
+def _targets(plane: Plane) -> list[tuple[str, str, str, list[str]]]:
+    found = json.loads(plane.layout.targets.read_text())
+    return [(*(e["labels"][k] for k in ("model", "release", "plane")), e["targets"]) for e in found]
+
+
+def test_prometheus_is_told_of_every_replica(plane: Plane, real: SupervisorWorkloads) -> None:
+    """Each look leaves the addresses of all replicas with their release; a plane taken down has no file."""
+    real.start(ONE, 2)
+    real.start(TWO, 1)
+    wanted = [("toy", w.release, "staging", list(w.endpoints)) for w in real.list()]
+    assert _targets(plane) == wanted
+    real.stop("toy", TWO.id)
+    real.list()
+    assert _targets(plane) == [each for each in wanted if each[1] == ONE.id]
+    planes.stop(plane.home, "staging")
+    assert not plane.layout.targets.exists()
+    planes.up(plane.checkout, plane.home, "staging", agent=False)
+    eventually(lambda: _ready(real))
+    assert plane.layout.targets.exists()
+
+
+def test_a_disk_that_takes_nothing_spoils_no_look(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """That Prometheus can't be told is told once, and raises nothing."""
+    (tmp_path / "targets").write_text("a file where a folder should be")
+    told = Targets(tmp_path / "targets" / "staging.json")
+    for _ in range(3):
+        told.tell([Placed(ONE, (8001,))])
+    assert caplog.text.count("can't write") == 1
 
 
 @pytest.mark.parametrize("answering", [True, False])

@@ -20,6 +20,7 @@ from tidegate.errors import PlatformError, Unreachable
 from tidegate.machine import processes
 from tidegate.machine.placements import STOP_GRACE, Command, Placed, Placements
 from tidegate.machine.supervisord import ALIVE, Supervisord
+from tidegate.machine.targets import Targets
 from tidegate.ports import Replica, ReplicaState, Workload
 
 PROBE_TIMEOUT = 0.25  # seconds
@@ -34,7 +35,7 @@ class SupervisorWorkloads:
     """Workloads of one plane. `folder` is the plane's, `bentos_home` the Bento store.
 
     `command(record, port)` gives command and environment of a replica, `rows(bento tag)` its warm-up
-    requests; both default to what Bentos bring.
+    requests; both default to what Bentos bring. `targets` is the file that tells Prometheus of the replicas.
     """
 
     def __init__(
@@ -45,11 +46,13 @@ class SupervisorWorkloads:
         *,
         command: Command | None = None,
         rows: Rows | None = None,
+        targets: Path | None = None,
     ) -> None:
         self._folder = folder
         self._placements = Placements(folder)
         self._supervisord = Supervisord(socket)
         self._bentos = bentos_home
+        self._targets = Targets(targets) if targets else None
         self._command = command or self._serve
         self._rows = rows or (lambda tag: bentos.warmup_rows(bentos.bento_path(bentos_home, tag)))
         self._probes = ThreadPoolExecutor(max_workers=16, thread_name_prefix="probe")
@@ -128,6 +131,8 @@ class SupervisorWorkloads:
         placed = [found for _, found in sorted(self._placements.read().items())]
         known = self._supervisord.processes()
         self._converge(known, placed)
+        if self._targets:
+            self._targets.tell(placed)
         ports = [port for found in placed for port in found.ports]
         answers = dict(zip(ports, self._probes.map(_probe, ports), strict=True))
         result = []

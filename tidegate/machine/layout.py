@@ -5,6 +5,7 @@
   ports.json            where the plane answers, chosen once
   envoy/                bootstrap.json, and the xDS files that the router adapter writes
   logs/                 one rotated file a program
+{home}/targets/<plane>.json is what Prometheus is told of it.
 """
 
 from __future__ import annotations
@@ -50,6 +51,11 @@ class Layout:
     def admin(self) -> Path:
         """Envoy's admin socket."""
         return self.home.sockets / f"{self.plane}.envoy"
+
+    @property
+    def targets(self) -> Path:
+        """The addresses that Prometheus asks."""
+        return self.home.root / "targets" / f"{self.plane}.json"
 
     @property
     def port(self) -> int | None:

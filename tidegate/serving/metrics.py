@@ -93,8 +93,8 @@ class Registry:
         """Show one metric from now on; `read` is called at each scrape, in the loop's thread.
 
         It returns a number; of several, the numbers by the value of `label`; of a histogram, a Histogram; of
-        an info, its labels; None when there is none. Raises ValueError for a name that is taken, has another prefix, or is a counter
-        without `_total`.
+        an info, its labels; None when there is none. Raises ValueError for a name that is taken, has another
+        prefix, or is a counter without `_total`.
         """
         if not NAME.match(name) or (kind == "counter") != name.endswith("_total"):
             raise ValueError(f"{name} is no name of a {kind}: {PREFIX}…, and _total at a counter's end alone")
