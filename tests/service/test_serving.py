@@ -128,7 +128,7 @@ def test_the_description_is_openapi_3_1(names: tuple[str, ...]) -> None:
     assert operation["requestBody"]["content"]["application/json"]["schema"] == {
         "$ref": "#/components/schemas/Row"
     }
-    assert {"200", "400", "405", "413", "422", "500"} == set(operation["responses"])
+    assert {"200", "400", "405", "408", "413", "422", "429", "500", "504"} == set(operation["responses"])
     answer = document["components"]["schemas"]["TwiceAnswer"]
     assert set(answer["required"]) == {"twice", "request_id", "release", "model_version"}
 

@@ -8,14 +8,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import gc
 import inspect
 import json
 import logging
+import os
 import re
 import time
-import uuid
 from collections.abc import Awaitable, Callable, MutableMapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ import msgspec
 from _bentoml_sdk import Service  # type: ignore[import-untyped] # `service_class=` has no public base
 
 from tidegate.serving import answered, description, measuring
+from tidegate.serving.admission import Reading
 from tidegate.serving.artifact import identity
 from tidegate.serving.engine import Answer, Call, Engine
 from tidegate.serving.request import Invalid, decode
@@ -37,7 +39,8 @@ Answering = Callable[[Call, Any], Awaitable[Answer]]  # a checked request → wh
 DESCRIBED = ("/openapi.json", "/docs.json")  # the second is what BentoML's page reads
 MAX_BODY = 64 * 1024
 REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
-_HEADERS = frozenset({b"x-request-id", measuring.WARM, answered.JOURNALED})
+_JSON = (b"content-type", b"application/json")
+_CLOSE = (b"connection", b"close")  # what is left of the body is not worth reading
 
 log = logging.getLogger("tidegate.serving")
 
@@ -85,6 +88,14 @@ class Predictions:
         if self.engine.names:
             self._answers[description.FEATURES] = self._features
         self._described = b""
+        queue = self.engine.settings.queue
+        self._reading = Reading(queue.body_seconds)
+        self._told_with = {
+            405: (b"allow", b"POST"),
+            408: _CLOSE,
+            413: _CLOSE,
+            429: (b"retry-after", str(queue.retry_after).encode()),
+        }
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] in self._answers:
@@ -144,29 +155,63 @@ class Predictions:
                     raise RuntimeError(text) from error
 
     async def _answer(self, scope: Message, receive: Receive, send: Send) -> None:
-        start = time.perf_counter()
+        began = time.perf_counter()
         path = scope["path"]
-        told = {name: value for name, value in scope["headers"] if name in _HEADERS}
+        told = dict(scope["headers"])
         given = told.get(b"x-request-id", b"")
-        request_id = given.decode("ascii") if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
-        headers = [(b"content-type", b"application/json"), (b"x-request-id", request_id.encode())]
+        known = given and REQUEST_ID.fullmatch(given)
+        request_id = given.decode("ascii") if known else os.urandom(16).hex()
         try:
-            body = await _read(scope, receive)
+            body = await self._read(scope, receive, began)
         except Invalid as error:
             status, content = error.status, self._refusal(error, request_id)
-            headers.append((b"connection", b"close") if status == 413 else (b"allow", b"POST"))
         else:
             if body is None:
                 return  # the caller has gone
-            call = Call(request_id, start, body, "rest", measuring.WARM in told, answered.JOURNALED in told)
+            call = self._call(request_id, began, body, told)
             status, content = await self._respond(path, body, call)
             if status != 200 and path == description.PREDICT:
                 self.engine.failed(call, status)
-        headers.append((b"content-length", str(len(content)).encode()))
+        headers = [_JSON, (b"x-request-id", request_id.encode()), (b"content-length", b"%d" % len(content))]
+        if status in self._told_with:
+            headers.append(self._told_with[status])
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": content})
         if path == description.PREDICT:
-            self._measuring.timed(status, time.perf_counter() - start)
+            self._measuring.timed(status, time.perf_counter() - began)
+
+    def _call(self, request_id: str, began: float, body: bytes, told: dict[bytes, bytes]) -> Call:
+        """Return what is known of a request beside its rows."""
+        admission = self.engine.admission
+        call = Call(request_id, began, body, "rest", measuring.WARM in told, answered.JOURNALED in told)
+        call.deadline = admission.deadline(told, admission.arrived(began))
+        return call
+
+    async def _read(self, scope: Message, receive: Receive, now: float) -> bytes | None:
+        """Return the whole body, or None if the caller went away; raises Invalid (405, 408, 413)."""
+        if scope["method"] != "POST":
+            raise Invalid(405, "method", "must be POST")
+        task = asyncio.current_task()
+        assert task is not None
+        self._reading.begin(task, now)
+        body = b""
+        try:
+            while True:
+                message: Message = await receive()
+                if message["type"] == "http.disconnect":
+                    return None
+                part: bytes = message.get("body", b"")
+                body = body + part if body else part
+                if len(body) > MAX_BODY:
+                    raise Invalid(413, "body", f"is larger than {MAX_BODY} bytes")
+                if not message.get("more_body"):
+                    return body
+        except asyncio.CancelledError as error:
+            if not self._reading.ended(task, error):
+                raise
+            raise Invalid(408, "body", "came too slowly") from None
+        finally:
+            self._reading.end(task)
 
     async def _describe(self, scope: Message, send: Send) -> None:
         """Answer the OpenAPI document, made at the first request for it."""
@@ -203,26 +248,9 @@ def _settings(service: Any) -> Settings:
 
 async def _send(send: Send, body: bytes, *, head: bool = False) -> None:
     """Answer 200 with a document of JSON; of a HEAD only its headers."""
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    headers = [_JSON, (b"content-length", b"%d" % len(body))]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": b"" if head else body})
-
-
-async def _read(scope: Message, receive: Receive) -> bytes | None:
-    """Return the whole body, or None if the caller went away; raises Invalid (405, 413)."""
-    if scope["method"] != "POST":
-        raise Invalid(405, "method", "must be POST")
-    body = b""
-    while True:
-        message: Message = await receive()
-        if message["type"] == "http.disconnect":
-            return None
-        part: bytes = message.get("body", b"")
-        body += part
-        if len(body) > MAX_BODY:
-            raise Invalid(413, "body", f"is larger than {MAX_BODY} bytes")
-        if not message.get("more_body"):
-            return body
 
 
 def _trim() -> None:

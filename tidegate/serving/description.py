@@ -18,9 +18,12 @@ PLACE = "#/components/schemas/{name}"
 REFUSALS = {
     400: "The body is not JSON.",
     405: "Another method than POST.",
+    408: "The body came too slowly.",
     413: "The body is too large.",
     422: "A field is missing, unknown or not what it should be; `error.field` names it.",
+    429: "Too many requests wait; `Retry-After` says in how many seconds to ask again.",
     500: "The service failed on this request.",
+    504: "The deadline passed before the answer was computed.",
 }
 
 

@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 
 from tidegate.serving import answered, measuring
+from tidegate.serving.admission import Admission
 from tidegate.serving.artifact import identity
 from tidegate.serving.request import Invalid
 from tidegate.serving.settings import Settings
@@ -87,6 +88,7 @@ class Engine:
     def __init__(self, service: Any, settings: Settings) -> None:
         inner = service.inner
         self.settings = settings
+        self.admission = Admission(settings.queue)
         self.identity = identity()
         self.names: tuple[str, ...] = tuple(getattr(inner, "feature_names", ()))
         self.measuring = measuring.Measuring(
@@ -114,8 +116,16 @@ class Engine:
     async def one(self, call: Call, request: Any) -> Answer:
         """Return the model's answer to one request, counted and written down.
 
-        Raises ArithmeticError for a number that is none, Invalid (504) when it would come too late.
+        Raises Invalid for too many that wait (429) and for what would come too late (504), and
+        ArithmeticError for a number that is none.
         """
+        self.admission.enter()
+        try:
+            return await self._one(call, request)
+        finally:
+            self.admission.leave()
+
+    async def _one(self, call: Call, request: Any) -> Answer:
         rows, answer = None, None
         if self.online is not None:
             request, answer = await self.online.complete(call, request)
@@ -185,8 +195,7 @@ def plain(columns: Mapping[str, Any]) -> Answer:
     """Return the first row of a prediction as plain values; raises ArithmeticError for NaN and infinity."""
     answer = {}
     for name, values in columns.items():
-        value = values[0]
-        value = value.item() if hasattr(value, "item") else value
+        value = values.item(0) if type(values) is np.ndarray else values[0]
         if type(value) is float and not math.isfinite(value):
             raise ArithmeticError(f"the model's {name} is {value}")  # JSON would say null
         answer[name] = value
