@@ -147,8 +147,7 @@ def _finite(values: Any) -> np.ndarray:
 
 
 def _codes(values: np.ndarray, known: Mapping[str, int]) -> np.ndarray:
-    distinct, places = np.unique(values.astype(str), return_inverse=True)
-    return np.array([known.get(value, UNKNOWN) for value in distinct], dtype=np.int64)[places]
+    return np.fromiter((known.get(value, UNKNOWN) for value in values.tolist()), np.int64, len(values))
 
 
 def to_rows(columns: Mapping[str, Any]) -> list[dict[str, Any]]:
