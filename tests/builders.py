@@ -46,7 +46,8 @@ def tiny_model(folder: Path, *, late: float = 0.3, rows: int = 3) -> Path:
     seen = features.Vocabulary.of({"carrier": ["UA"], "origin": ["EWR"], "dest": ["IAH"]})
     (folder / "features.json").write_text(json.dumps(features.document(seen)))
     (folder / "examples.json").write_text(json.dumps([flight_row() for _ in range(rows)]))
-    (folder / "scores.json").write_text(json.dumps({"mean": late + 0.012, "rows": 1}))
+    seen = {"rows": 1, "score": late + 0.012, "missing": {"plane_age": 0.25}}
+    (folder / "holdout.json").write_text(json.dumps(seen))
     return folder
 
 

@@ -1,9 +1,9 @@
 """Train the model, export it as ONNX, check the export, and log the run to MLflow.
 
 Reads data/flight-delay/train.parquet; writes build/flight-delay/model/: model.onnx, features.json (what
-`features.load` reads), examples.json (request rows to warm a service up with), scores.json (what it answers
-to the holdout, beside which its answers to callers are seen) and trees.txt (the same trees as LightGBM's
-text, which predictions are explained by). The same data, parameters and libraries give the
+`features.load` reads), examples.json (request rows to warm a service up with), holdout.json (the mean
+answer and the missing features of the holdout, beside which callers' are seen) and trees.txt (the same trees
+as LightGBM's text, which predictions are explained by). The same data, parameters and libraries give the
 same bytes.
 
 Run it as `python -m models.flight_delay.train`.
@@ -190,12 +190,17 @@ def examples(rows: pd.DataFrame, seed: int) -> list[dict[str, Any]]:
     return found
 
 
-def scores(answered: np.ndarray) -> dict[str, float]:
-    """Return the mean of the answers to rows that the model has not seen, and how many they are.
+def seen(matrix: np.ndarray, answered: np.ndarray) -> dict[str, Any]:
+    """Return what rows that the model has not learnt from look like: mean answer, share of missing features.
 
     Of the holdout, not of the training rows: those the model knows, and these are nearer to what comes.
     """
-    return {"mean": round(float(np.mean(answered, dtype=np.float64)), 6), "rows": len(answered)}
+    missing = np.isnan(matrix).mean(axis=0).tolist()
+    return {
+        "rows": len(matrix),
+        "score": round(float(np.mean(answered, dtype=np.float64)), 6),
+        "missing": {name: round(share, 6) for name, share in zip(features.FEATURES, missing, strict=True)},
+    }
 
 
 def main() -> None:
@@ -221,7 +226,7 @@ def main() -> None:
     holdout = pd.read_parquet(layout.data("holdout"))
     matrix = features.compute_columns(holdout, features.load(folder / "features.json"))
     difference = check_export(booster, folder / "model.onnx", matrix, parameters["seed"])
-    _write_json(folder / "scores.json", scores(score(session(folder / "model.onnx"), matrix)))
+    _write_json(folder / "holdout.json", seen(matrix, score(session(folder / "model.onnx"), matrix)))
     digest = digest_folder(folder)
     print(f"model {digest}, at most {difference:.1g} away from LightGBM", flush=True)
     log_run(

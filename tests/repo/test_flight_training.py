@@ -68,14 +68,14 @@ def test_the_trees_beside_the_export_are_its_own(
     assert len(text) < len(trees.model_to_string())
 
 
-def test_the_mean_answer_travels_with_the_model(
-    sample: tuple[np.ndarray, np.ndarray], booster: lgb.Booster, tmp_path: Path
-) -> None:
-    """What callers' answers are later compared with is the mean of the model's own, of so many rows."""
-    train.export(train.in_float32(booster), tmp_path / "model.onnx")
-    found = train.scores(score(session(tmp_path / "model.onnx"), sample[0]))
-    assert found["rows"] == len(sample[0])
-    assert found["mean"] == pytest.approx(booster.predict(sample[0]).mean(), abs=1e-5)
+def test_what_the_holdout_looks_like_travels_with_the_model(sample: tuple[np.ndarray, np.ndarray]) -> None:
+    """What callers' rows are compared with: the mean answer, and the share of rows without a feature."""
+    matrix = sample[0][:4].copy()
+    matrix[0, -1] = np.nan
+    found = train.seen(matrix, np.array([0.1, 0.2, 0.3, 0.4], dtype=np.float32))
+    assert (found["rows"], found["score"]) == (4, pytest.approx(0.25))
+    assert {name: share for name, share in found["missing"].items() if share} == {features.FEATURES[-1]: 0.25}
+    assert list(found["missing"]) == list(features.FEATURES)
 
 
 _EXPORT = """

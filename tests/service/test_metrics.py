@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tidegate.serving.measuring import Measuring
+from tidegate.serving.artifact import Holdout
+from tidegate.serving.measuring import Measuring, show_holdout
 from tidegate.serving.metrics import Histogram, Registry
 
 
@@ -85,6 +88,19 @@ def test_what_lacks_is_named() -> None:
     assert (
         samples(Measuring("toy", "", "", ("a",)).text().decode())["tidegate_feature_missing_total", "a"] == 0
     )
+
+
+def test_the_holdout_is_shown_beside_what_is_counted(tmp_path: Path) -> None:
+    """Its mean score and each feature's share of gaps; of a model that tells nothing, 0 gaps and no score."""
+    (tmp_path / "holdout.json").write_text('{"rows": 9, "score": 0.25, "missing": {"b": 0.5}}')
+    pages = []
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        measured, model = Measuring("toy"), SimpleNamespace(holdout=Holdout.of(folder / "holdout.json"))
+        show_holdout(measured, lambda model=model: model, ("a", "b"))
+        pages.append({k: v for k, v in samples(measured.text().decode()).items() if "baseline" in k[0]})
+    gaps = "tidegate_feature_missing_baseline"
+    assert pages[0] == {("tidegate_score_baseline",): 0.25, (gaps, "a"): 0, (gaps, "b"): 0.5}
+    assert pages[1] == {(gaps, "a"): 0, (gaps, "b"): 0}
 
 
 def test_a_process_says_who_and_how_large_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
