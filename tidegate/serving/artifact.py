@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
@@ -55,6 +56,18 @@ def identity() -> dict[str, str]:
     return {"model_version": version, "release": os.environ.get("TIDEGATE_RELEASE", "")}
 
 
+class Holdout(msgspec.Struct, frozen=True):
+    """What the rows looked like that the model was judged by, beside which callers' are seen."""
+
+    score: float | None = None  # the mean
+    missing: dict[str, float] = {}  # feature → share of the rows without it
+
+    @classmethod
+    def of(cls, path: Path) -> Holdout:
+        """Read what the model brings along; raises msgspec.ValidationError for anything else."""
+        return msgspec.json.decode(path.read_bytes(), type=cls) if path.is_file() else cls()
+
+
 class OnnxModel:
     """An ONNX model; more throughput is more processes: one thread, unless `settings` say more."""
 
@@ -71,14 +84,9 @@ class OnnxModel:
         self._input = self._session.get_inputs()[0].name
         self._outputs = [output]
         self.examples: list[dict[str, Any]] = json.loads((folder / "examples.json").read_text())
-        self.mean_score = _mean(folder / "scores.json")
+        self.holdout = Holdout.of(folder / "holdout.json")
 
     def __call__(self, rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Return the model's output for float32 rows [n, features]."""
         result: npt.NDArray[np.float32] = self._session.run(self._outputs, {self._input: rows})[0]
         return result
-
-
-def _mean(path: Path) -> float | None:
-    """Return the mean score that the model was approved with; None where it brings none along."""
-    return float(json.loads(path.read_text())["mean"]) if path.is_file() else None

@@ -101,11 +101,7 @@ class Engine:
         self.batcher: Batcher | None = None
         self.recorder: Recorder | None = None
         self._service = service
-        about = "Mean score of the model's answers to its holdout, as it was trained"
-        self.measuring.add("tidegate_score_baseline", about, "gauge", self._mean_score)
-
-    def _mean_score(self) -> float | None:
-        return getattr(getattr(self.instance, "model", None), "mean_score", None)
+        measuring.show_holdout(self.measuring, lambda: getattr(self.instance, "model", None), self.names)
 
     @property
     def instance(self) -> Any:

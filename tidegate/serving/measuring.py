@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from tidegate.serving.artifact import identity
+from tidegate.serving.artifact import Holdout, identity
 from tidegate.serving.metrics import Histogram, Registry
 
 Message = MutableMapping[str, Any]
@@ -128,6 +128,25 @@ class Measuring:
     def text(self) -> bytes:
         """Return all counts in Prometheus' text form, as an addition to BentoML's `/metrics`."""
         return self._metrics.text().encode()
+
+
+def show_holdout(measured: Measuring, model: Callable[[], Any], names: Sequence[str]) -> None:
+    """Show what a model's holdout looked like beside what is counted; of one that tells none, no score.
+
+    A feature of which nothing is told counts as one that was never missing.
+    """
+
+    def holdout() -> Holdout:
+        found = getattr(model(), "holdout", None)
+        return found if isinstance(found, Holdout) else Holdout()
+
+    def missing() -> dict[str, float]:
+        return {name: holdout().missing.get(name, 0.0) for name in names}
+
+    about = "Mean score of the rows that the model was judged by"
+    measured.add("tidegate_score_baseline", about, "gauge", lambda: holdout().score)
+    about = "Share of the rows that the model was judged by which lacked this feature"
+    measured.add("tidegate_feature_missing_baseline", about, "gauge", missing, "feature")
 
 
 def memory() -> float:
