@@ -25,7 +25,17 @@ from tidegate.core.release import BentoRef
 from tidegate.errors import ConfigError, PlatformError
 from tidegate.files import digest_folder, write_atomic
 
-SERVING_PACKAGES = ("bentoml", "httptools", "msgspec", "numpy", "onnxruntime", "uvicorn", "uvloop")
+SERVING_PACKAGES = (
+    "bentoml",
+    "grpcio",
+    "httptools",
+    "msgspec",
+    "numpy",
+    "onnxruntime",
+    "protobuf",
+    "uvicorn",
+    "uvloop",
+)
 SHELL = ("__init__.py", "files.py", "serve.py", "serving/*.py")  # what a Bento carries of tidegate/
 BUILD_TIMEOUT = 300
 

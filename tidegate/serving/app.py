@@ -24,10 +24,11 @@ from typing import Any
 import msgspec
 from _bentoml_sdk import Service  # type: ignore[import-untyped] # `service_class=` has no public base
 
-from tidegate.serving import answered, description, measuring
+from tidegate.serving import answered, description, measuring, v2
 from tidegate.serving.admission import Reading
 from tidegate.serving.artifact import identity
 from tidegate.serving.engine import Answer, Call, Engine
+from tidegate.serving.inference import Inference
 from tidegate.serving.request import Invalid, decode
 from tidegate.serving.settings import Settings, settings
 
@@ -37,6 +38,7 @@ Send = Callable[[Message], Awaitable[None]]
 Answering = Callable[[Call, Any], Awaitable[Answer]]  # a checked request → what to answer
 
 DESCRIBED = ("/openapi.json", "/docs.json")  # the second is what BentoML's page reads
+GRPC = "TIDEGATE_GRPC_PORT"  # the variable that says where to listen
 MAX_BODY = 64 * 1024
 REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 _JSON = (b"content-type", b"application/json")
@@ -88,6 +90,9 @@ class Predictions:
         if self.engine.names:
             self._answers[description.FEATURES] = self._features
         self._described = b""
+        self._inference = Inference(self.engine, service)
+        self._v2 = v2.V2(self._inference, self._read)
+        self._grpc: Any = None  # its server, where there is one
         queue = self.engine.settings.queue
         self._reading = Reading(queue.body_seconds)
         self._told_with = {
@@ -108,6 +113,8 @@ class Predictions:
             await _send(send, self._measuring.document())
         elif scope["type"] == "http" and scope["path"] == "/metrics" and scope["method"] == "GET":
             await self._rest(scope, receive, measuring.appending(send, self._measuring.text))
+        elif scope["type"] == "http" and scope["path"].startswith(v2.ROOT):
+            await self._v2(scope, receive, send)
         else:
             await self._rest(scope, receive, send)
 
@@ -119,16 +126,42 @@ class Predictions:
 
         async def after_start(message: Message) -> None:
             if message["type"] == "lifespan.startup.complete":
-                try:
-                    await self._warm()
-                except Exception as error:
-                    log.exception("warm-up failed")
-                    message = {"type": "lifespan.startup.failed", "message": f"warm-up failed: {error}"}
+                message = await self._begin(message)
             elif message["type"].startswith("lifespan.shutdown"):
                 self.engine.close()
             await send(message)
 
-        await self._rest(scope, receive, after_start)
+        async def before_end() -> Message:
+            message = await receive()
+            if message["type"] == "lifespan.shutdown" and self._grpc is not None:
+                await self._grpc.stop()
+            return message
+
+        await self._rest(scope, before_end, after_start)
+
+    async def _begin(self, started: Message) -> Message:
+        """Warm up and open what else is listened on; return what is to be said of it."""
+        try:
+            await self._warm()
+        except Exception as error:
+            log.exception("warm-up failed")
+            return {"type": "lifespan.startup.failed", "message": f"warm-up failed: {error}"}
+        try:
+            await self._listen()
+        except Exception as error:
+            log.error("%s", error)
+            return {"type": "lifespan.startup.failed", "message": str(error)}
+        return started
+
+    async def _listen(self) -> None:
+        """Serve gRPC where that is asked for; its libraries take their time, and are imported only then."""
+        address = os.environ.get(GRPC, "0")
+        if address not in ("", "0"):
+            from tidegate.serving.grpc_server import GrpcServer
+
+            workers = max(self.engine.settings.workers, self._service.config.get("workers") or 1)
+            self._grpc = GrpcServer(self._inference)
+            await self._grpc.start(address, shared=workers > 1)
 
     async def _warm(self) -> None:
         examples = self._service.instance.model.examples
@@ -187,7 +220,7 @@ class Predictions:
         call.deadline = admission.deadline(told, admission.arrived(began))
         return call
 
-    async def _read(self, scope: Message, receive: Receive, now: float) -> bytes | None:
+    async def _read(self, scope: Message, receive: Receive, now: float, most: int = MAX_BODY) -> bytes | None:
         """Return the whole body, or None if the caller went away; raises Invalid (405, 408, 413)."""
         if scope["method"] != "POST":
             raise Invalid(405, "method", "must be POST")
@@ -202,8 +235,8 @@ class Predictions:
                     return None
                 part: bytes = message.get("body", b"")
                 body = body + part if body else part
-                if len(body) > MAX_BODY:
-                    raise Invalid(413, "body", f"is larger than {MAX_BODY} bytes")
+                if len(body) > most:
+                    raise Invalid(413, "body", f"is larger than {most} bytes")
                 if not message.get("more_body"):
                     return body
         except asyncio.CancelledError as error:
