@@ -205,10 +205,23 @@ def test_a_score_of_any_kind_breaks_nothing(value: Any) -> None:
     measured = Measuring("toy", "score")
     measured.count({"score": value})
     wanted = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    assert (measured.predictions, measured.scored, sum(measured.scores)) == (1, wanted, wanted)
+    told = json.loads(measured.document())
+    assert (told["predictions"], told["scored"], sum(told["scores"])) == (1, wanted, wanted)
     if wanted and (value < 0 or value > 1):
-        assert measured.scores[0 if value < 0 else -1] == 1
+        assert told["scores"][0 if value < 0 else -1] == 1
     assert number(value) == (value if wanted else None)
+
+
+@pytest.mark.parametrize("predictions", [1, measuring.TOGETHER, 3 * measuring.TOGETHER + 1])
+def test_what_is_added_up_later_is_told_at_once(predictions: int) -> None:
+    """However many predictions wait to be added up, whoever asks is told all of them."""
+    measured = Measuring("toy", "score", "", ("a", "b"))
+    for number_ in range(predictions):
+        measured.count({"score": 0.5}, np.array([[1.0, math.nan if number_ % 2 else 2.0]], dtype=np.float32))
+    told = json.loads(measured.document())
+    assert (told["predictions"], told["featured"], told["scored"]) == (predictions,) * 3
+    assert told["missing"] == predictions // 2
+    assert f'feature="b"}} {predictions // 2}' in measured.text().decode()
 
 
 # ---------------------------------------------------------------- /metrics
