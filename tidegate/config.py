@@ -40,10 +40,16 @@ class RouterSpec(_Spec, frozen=True):
 
 
 class WorkloadsSpec(_Spec, frozen=True):
-    """How releases run; `replicas` processes a release."""
+    """How releases run; `replicas` processes a release.
+
+    Beside what Git asks for, so many releases of a model may be `loaded` by people, and take so much memory
+    together (measured; in millions of bytes).
+    """
 
     adapter: str = "supervisor"
     replicas: int = 1
+    loaded: Annotated[int, msgspec.Meta(ge=0, le=100)] = 2
+    loaded_memory_mb: Annotated[float, msgspec.Meta(ge=0, le=1e9)] = 4096.0
 
 
 class AgentSpec(_Spec, frozen=True):

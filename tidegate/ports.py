@@ -105,6 +105,7 @@ class Replica:
     endpoint: str  # host:port
     state: ReplicaState
     detail: str = ""
+    memory: int = 0  # bytes that it holds (resident); 0 where nobody can tell
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,11 @@ class Workload:
     def endpoints(self) -> tuple[str, ...]:
         """All replicas' addresses; the router's own health checks and retries skip a dead one."""
         return tuple(r.endpoint for r in self.replicas)
+
+    @property
+    def memory(self) -> int:
+        """Bytes that all replicas hold together."""
+        return sum(r.memory for r in self.replicas)
 
 
 @dataclass(frozen=True)

@@ -76,6 +76,7 @@ class World:
     pairs: tuple[str, ...] = ()
     others: dict[str, dict[str, tuple[int, int]]] = field(default_factory=dict)
     unmeasured: dict[str, str] = field(default_factory=dict)
+    memory: dict[str, int] = field(default_factory=dict)
     told: list[Note] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     history: list[dict[str, int]] = field(default_factory=list)
@@ -102,6 +103,7 @@ class World:
             weights=None if self.router is None else dict(self.router),
             mirror=dict(self.mirror),
             unmeasured=dict(self.unmeasured),
+            memory=dict(self.memory),
             counts=None if self.counters is None else {r: self.counted(r) for r in self.counters},
         )
 

@@ -79,10 +79,15 @@ class Plane(RuleBasedStateMachine):
         setattr(self.world, f"{environment}_plan", PLANS[name])
         self.plans.append(PLANS[name])
 
-    @rule(environment=st.sampled_from(["production", "canary"]), verb=st.sampled_from(sorted(VERBS)))
-    def say(self, environment: str, verb: str) -> None:
-        """A person asks something of a rollout, whether it makes sense or not."""
-        asked = Ask(environment, "Ann", "", self.world.now, self.world.want)
+    @rule(
+        environment=st.sampled_from(["production", "canary"]),
+        verb=st.sampled_from(sorted(VERBS)),
+        release=RELEASES,
+    )
+    def say(self, environment: str, verb: str, release: str) -> None:
+        """A person asks something of a rollout or a release, whether it makes sense or not."""
+        world = self.world
+        asked = Ask(environment, "Ann", "", world.now, world.want, release, world.seen)
         self.world.state = ask(verb, self.world.state, asked)[0]
 
     # ------------------------------------------------------------ the plane
@@ -244,7 +249,7 @@ class Plane(RuleBasedStateMachine):
             self.look()
             for environment in ("production", "canary"):
                 for verb in ("resume", "approve"):
-                    self.say(environment, verb)
+                    self.say(environment, verb, A)
         made = decide(world.state, world.want, world.seen, world.now)
         if world.state.active is None:
             assert made.state == world.state

@@ -142,7 +142,8 @@ class SupervisorWorkloads:
                 replica = self._judge(name, port, known.get(name), answers[port])
                 if replica.state is ReplicaState.FAILED and known.get(name) and self._lost(name, port):
                     replica = Replica(replica.endpoint, ReplicaState.FAILED, self._move(found, name, port))
-                replicas.append(replica)
+                pid = int((known.get(name) or {}).get("pid", 0))
+                replicas.append(replace(replica, memory=processes.resident(pid)))
             result.append(Workload(found.record.model, found.release, tuple(replicas)))
         return result
 

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from tidegate.core.asking import VERBS, Ask, ask
-from tidegate.core.state import ModelState, Note, Want
+from tidegate.core.asked import Ask, Room
+from tidegate.core.asking import VERBS, ask
+from tidegate.core.state import ModelState, Note, Seen, Want
 from tidegate.errors import TidegateError
 from tidegate.ports import Inbox, Request
 
 Answers = dict[str, dict[str, Any]]  # request → answer
+
+
+@dataclass(frozen=True)
+class Known:
+    """What an answer may depend on: what Git says of a model, what the plane shows of it, and what fits."""
+
+    want: Callable[[str], Want]
+    seen: Callable[[str], Seen]
+    room: Room = field(default_factory=Room)
 
 
 class Desk:
@@ -24,9 +35,7 @@ class Desk:
         self.problem = ""
         self.told: list[tuple[str, Note]] = []
 
-    def take(
-        self, given: Answers, models: dict[str, ModelState], want: Callable[[str], Want], now: float
-    ) -> Answers:
+    def take(self, given: Answers, models: dict[str, ModelState], known: Known, now: float) -> Answers:
         """Follow what is asked, by changing `models`, and return the answers to all that is open.
 
         `given` are the answers that were stored with what they did: a request whose answer could not be
@@ -42,11 +51,11 @@ class Desk:
         answers: Answers = {}
         for request in pending:
             key = str(request.id)
-            answers[key] = given[key] if key in given else self._follow(request, models, want, now)
+            answers[key] = given[key] if key in given else self._follow(request, models, known, now)
         return answers
 
     def _follow(
-        self, request: Request, models: dict[str, ModelState], want: Callable[[str], Want], now: float
+        self, request: Request, models: dict[str, ModelState], known: Known, now: float
     ) -> dict[str, Any]:
         if request.kind == "poke":
             self.hurry()
@@ -59,12 +68,15 @@ class Desk:
         if before is None:
             return {"accepted": False, "text": f"no model is called {model or '(none named)'} here"}
         by, reason = str(payload.get("by", "somebody")), " ".join(str(payload.get("reason", "")).split())
-        asked = Ask(str(payload.get("environment", "")), by, reason, now, want(model))
+        release = str(payload.get("release", ""))
+        environment, want, seen = str(payload.get("environment", "")), known.want(model), known.seen(model)
+        asked = Ask(environment, by, reason, now, want, release, seen, known.room)
         models[model], text, notes = ask(request.kind, before, asked)
         self.told += [(model, note) for note in notes]
         accepted = models[model] is not before
         rollout = models[model].rollout
-        about = {"release": rollout.release} if accepted and rollout else {}
+        named = release or (rollout.release if rollout else "")
+        about = {"release": named} if accepted and named else {}
         return {"accepted": accepted, "text": text} | about
 
     def answer(self, answers: Answers) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from tidegate.agent.gitview import MAX_BACKOFF, write_back
 from tidegate.agent.jobs import BackOff, Done, Jobs
-from tidegate.config import Desired
+from tidegate.config import Desired, WorkloadsSpec
 from tidegate.core.release import original
 from tidegate.core.state import Action, Note, Rollout, Start, Stop, Warm, WriteBack
 from tidegate.core.status import news
@@ -60,11 +60,15 @@ class Hands:
             if self._later.ready(_key(model, action), now):
                 self._begin(desired, model, action)
 
-    def replicas(self, desired: Desired) -> int:
-        """Return how many processes of a release this plane runs."""
+    def spec(self, desired: Desired) -> WorkloadsSpec:
+        """Return how this plane runs releases: what its own environment says."""
         mine = [env for env in desired.environments.values() if env.platform.plane == self.plane]
         own = next((env for env in mine if env.name == self.plane), mine[0] if mine else None)
-        return own.platform.workloads.replicas if own else 1
+        return own.platform.workloads if own else WorkloadsSpec()
+
+    def replicas(self, desired: Desired) -> int:
+        """Return how many processes of a release this plane runs."""
+        return self.spec(desired).replicas
 
     def _begin(self, desired: Desired, model: str, action: Action) -> None:
         submit, workloads, key = self.jobs.submit, self.workloads, _key(model, action)

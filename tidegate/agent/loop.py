@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from tidegate.agent.desk import Answers, Desk
+from tidegate.agent.desk import Answers, Desk, Known
 from tidegate.agent.gitview import MAX_BACKOFF, GitView, behind, refusals
 from tidegate.agent.hands import Hands
 from tidegate.agent.jobs import BackOff, InlineJobs, Jobs
@@ -25,6 +25,7 @@ from tidegate.agent.telling import Teller, event
 from tidegate.agent.timing import Timing
 from tidegate.config import AgentSpec, Desired
 from tidegate.core import rollout as core
+from tidegate.core.asked import Room
 from tidegate.core.state import Action, ModelState, Note, Start, Want, needed
 from tidegate.core.status import lasting, plane_status
 from tidegate.errors import Conflict, LeaseLost, TidegateError
@@ -215,7 +216,9 @@ class Agent:
         models = dict(self.memory.models)
         given = self.memory.documents.get("answers", {})
         wishes = self.git.wishes(desired)
-        answers = self.desk.take(given, models, wishes.of, now)
+        spec = self.hands.spec(desired)
+        room = Room(spec.loaded, spec.loaded_memory_mb * 1e6)
+        answers = self.desk.take(given, models, Known(wishes.of, view.of, room), now)
         told_at = self.ports.clock.now()  # what people read says what their clock says
         self._problem("inbox", self.desk.problem)
         found = _Round({}, [*self.memory.pending, *self._drift(view, told_at)], answers, at=now)

@@ -67,6 +67,7 @@ class View:
             mirror={} if route is None else route.mirror,
             counts=None if self.counters is None else counts,
             active={r: c.active for r, c in counts.items()},
+            memory={r: w.memory for r, w in running.items()},
         )
 
     def table(self, states: Mapping[str, ModelState]) -> RouteTable | None:

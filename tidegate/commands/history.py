@@ -24,7 +24,12 @@ _At = Annotated[
 _Model = Annotated[str, typer.Option("--model", "-m", help="only this model")]
 _Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 _Fetch = Annotated[bool, typer.Option(help="ask the remote for newer commits first")]
-_MARKS = {Kind.PROMOTED: "green", Kind.ROLLED_BACK: "red", Kind.REMOVED: "yellow"}
+_MARKS = {
+    Kind.PROMOTED: "green",
+    Kind.ROLLED_BACK: "red",
+    Kind.REMOVED: "yellow",
+    Kind.SWITCHED: "cyan",
+}
 
 
 def history(

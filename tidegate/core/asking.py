@@ -1,4 +1,4 @@
-"""What a person asks of a rollout: pause, resume, approve, abort, roll back. Pure.
+"""What a person asks: pause, resume, approve, abort, roll back; load, unload, switch (`loading`). Pure.
 
 Each returns the new state, what will happen (or why nothing can) and notes; a state that is the same object
 means that nothing was done.
@@ -7,27 +7,16 @@ means that nothing was done.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import msgspec
 
+from tidegate.core import loading
+from tidegate.core.asked import Answer, Ask
 from tidegate.core.leaving import request_rollback
-from tidegate.core.state import ModelState, Note, Phase, Rollout, Want
+from tidegate.core.state import ModelState, Note, Phase, Rollout
 from tidegate.core.strategies import Leg, following, leg_at, legs_of
 
 replace = msgspec.structs.replace
-Answer = tuple[ModelState, str, tuple[Note, ...]]
-
-
-@dataclass(frozen=True)
-class Ask:
-    """Who asks it of which environment, when and why; `want` is what Git says."""
-
-    environment: str
-    by: str
-    reason: str
-    now: float
-    want: Want
 
 
 def ask(verb: str, state: ModelState, asked: Ask) -> Answer:
@@ -103,6 +92,9 @@ VERBS: dict[str, Callable[[ModelState, Ask], Answer]] = {
     "approve": _approve,
     "abort": _abort,
     "rollback": _roll_back,
+    "load": loading.load,
+    "unload": loading.unload,
+    "switch": loading.switch,
 }
 
 

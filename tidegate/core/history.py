@@ -15,6 +15,7 @@ class Kind(StrEnum):
     PROMOTED = "promoted"
     ROLLED_BACK = "rolled-back"
     REMOVED = "removed"
+    SWITCHED = "switched"
 
 
 @dataclass(frozen=True)
@@ -129,8 +130,10 @@ def _entry(
 ) -> Entry:
     trailers = revision.trailers
     verdict = trailers.get("Tidegate-Verdict", "")
+    if verdict == "SWITCHED":  # between releases that both settled here
+        kind = Kind.SWITCHED
     # Going back to what ran before is a rollback, whoever made it; so is a commit with a bad verdict.
-    if again or verdict not in ("", "PASS"):
+    elif again or verdict not in ("", "PASS"):
         kind = Kind.ROLLED_BACK
     else:
         kind = Kind.PROMOTED if release is not None else Kind.REMOVED

@@ -42,7 +42,8 @@ def request_rollback(
     if want is not None and want.target(environment) is None:
         return state, f"this plane holds no environment {environment or '(none named)'}"
     if state.rollout and state.rollout.phase is Phase.ROLLING_BACK:
-        return state, f"{state.rollout.release} is being rolled back already"
+        how = "left for another" if state.rollout.switched else "rolled back"
+        return state, f"{state.rollout.release} is being {how} already"
     rollout = state.active
     if rollout is not None and rollout.environment == environment:
         back = rollout.stable
@@ -93,7 +94,10 @@ def finish_rollback(
         return rollout
     text = f"{rollout.environment}: {rollout.release} → {rollout.stable or 'nothing'}: {rollout.reason}"
     told = {"environment": rollout.environment, "stable": rollout.stable, "verdict": rollout.verdict}
-    notes.append(Note("rolled-back", rollout.release, text, {**told, "findings": list(rollout.findings)}))
+    if rollout.switched:
+        notes.append(Note("switched", str(rollout.stable), text, told))
+    else:
+        notes.append(Note("rolled-back", rollout.release, text, {**told, "findings": list(rollout.findings)}))
     return replace(rollout, phase=Phase.ROLLED_BACK, ended=now)
 
 

@@ -27,6 +27,7 @@ from tidegate.core.state import Mark, ModelState, Note, Phase, Rollout
 
 Line = dict[str, Any]
 SETTLED = frozenset({Phase.HEALTHY, Phase.ROLLED_BACK})
+_BESIDE = frozenset({"dropped", "load", "loaded", "unloaded"})  # of no rollout, or of the one before
 _SHOWN = ("name", "verdict", "observed", "limit", "log_evidence", "threshold", "bound", "trials")
 _TEXTS = ("observed_text", "limit_text")
 
@@ -134,7 +135,7 @@ def lines(
     made = [] if old else [_head(model, rollout, plan)]
     if old is not None and rollout.looked != old.looked and rollout.phase is not Phase.PENDING:
         made += _look(old, rollout, now)
-    made += [_event(note, now) for note in notes if note.kind != "dropped"]
+    made += [_event(note, now) for note in notes if note.kind not in _BESIDE]
     if rollout.phase in SETTLED and (old is None or old.phase not in SETTLED):
         ended = {"phase": str(rollout.phase), "verdict": rollout.verdict, "reason": rollout.reason}
         made.append({"kind": "end", "at": now, **ended})

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from tidegate.core import loading
 from tidegate.core.advancing import enter, enter_before
 from tidegate.core.leaving import finish_rollback, held_back, request_rollback, wants
 from tidegate.core.looking import look, prepare
@@ -68,6 +69,7 @@ def decide(state: ModelState, want: Want, seen: Seen, now: float) -> Decision:
         return _unseen(state, want, seen, now)
     if state == ModelState():
         state = _adopt(want, seen, notes)
+    state = loading.keep(state, want, seen, notes)
     state = _follow_git(state, held_back(state, want), now, notes)
     rollout = state.rollout
     if rollout is not None:
@@ -218,6 +220,8 @@ def _settle(state: ModelState, plan: Plan, want: Want, now: float, notes: list[N
     if rollout.phase is Phase.ROLLED_BACK and (rollout.ended == now):
         untold = (rollout,) if wants(want, rollout) else ()
         state = replace(state, stable=rollout.stable, unwritten=(*state.unwritten, *untold))
+        if rollout.switched:
+            return loading.settled(state, rollout, now)
         state = _retire_release(state, rollout.release, now)
         return replace(state, verified=tuple(r for r in state.verified if r != rollout.release))
     if rollout.phase is not Phase.VERIFIED or rollout.environment == "canary":

@@ -35,6 +35,7 @@ class Phase(StrEnum):
 
 ACTIVE = frozenset({Phase.PENDING, Phase.PROGRESSING, Phase.PAUSED, Phase.VERIFIED})
 SERVED = ACTIVE - {Phase.PENDING}
+SWITCHED = "SWITCHED"  # the verdict of a release that a person switched away from
 
 
 class Mark(msgspec.Struct, frozen=True):
@@ -124,6 +125,11 @@ class Rollout(msgspec.Struct, frozen=True):
     measured: tuple[str, ...] = ()
 
     @property
+    def switched(self) -> bool:
+        """True for a release that is left for another by a person's `switch`: nothing is wrong with it."""
+        return self.verdict == SWITCHED
+
+    @property
     def compared_with(self) -> str | None:
         """The release that the candidate is compared with: the fresh copy of stable, if there is one."""
         copy = copy_of(self.stable) if self.stable else None
@@ -138,12 +144,21 @@ class Rollout(msgspec.Struct, frozen=True):
         return given | ({self.stable: rest} if self.stable else {})
 
 
+class Loaded(msgspec.Struct, frozen=True):
+    """Since when, and by whom, a release is kept up without traffic; `ready` once it was up and warm."""
+
+    at: float
+    by: str = ""
+    ready: bool = False
+
+
 class ModelState(msgspec.Struct, frozen=True):
     """All that the agent remembers of a model on a plane.
 
     `stable` is the release that traffic rests on; `verified` those that once were, oldest first;
     `retiring` maps a release that is kept warm to the time when it may be stopped. `unwritten` are
-    rollbacks that ended before Git was told: until it is, their releases count as rejected here.
+    rollbacks that ended before Git was told: until it is, their releases count as rejected here. `loaded`
+    are releases that people asked to be kept up without traffic.
     """
 
     stable: str | None = None
@@ -151,6 +166,7 @@ class ModelState(msgspec.Struct, frozen=True):
     verified: tuple[str, ...] = ()
     retiring: dict[str, float] = {}
     unwritten: tuple[Rollout, ...] = ()
+    loaded: dict[str, Loaded] = {}
 
     @property
     def active(self) -> Rollout | None:
@@ -197,6 +213,7 @@ class Seen:
     counts: Mapping[str, Cumulative] | None = None  # by release; a release not counted has no entry
     unmeasured: Mapping[str, str] = field(default_factory=dict)  # check → why its source says nothing
     active: Mapping[str, int] = field(default_factory=dict)  # requests in flight
+    memory: Mapping[str, int] = field(default_factory=dict)  # bytes of each release's processes
 
 
 @dataclass(frozen=True)
@@ -293,4 +310,5 @@ def needed(state: ModelState) -> tuple[str, ...]:
         releases += [arm.release for arm in state.rollout.arms if not arm.out]
     elif state.rollout and state.rollout.phase is Phase.ROLLING_BACK:
         releases += [state.rollout.stable]
+    releases += state.loaded
     return tuple(dict.fromkeys(r for r in releases if r))

@@ -51,7 +51,8 @@ def _of_environment(
         return _line(running, Phase.DEGRADED, share, "no replica answers", None)
     reason = ""
     if rollout and rollout.environment == environment and rollout.phase is Phase.ROLLED_BACK:
-        reason = f"{rollout.release} was rolled back: {rollout.reason}"
+        how = "made way" if rollout.switched else "was rolled back"
+        reason = f"{rollout.release} {how}: {rollout.reason}"
     if wanted is not None and running != wanted:
         reason = f"Git asks for {wanted}, which is not taken up"
     return _line(running, Phase.HEALTHY, share, reason, None)

@@ -69,6 +69,10 @@ KINDS = {
     "arm-out": _Kind("{release} leaves the experiment", "warn", "the others go on without it", _STATUS),
     "drift": _Kind("the router was changed by hand", "warn", "it is put right", _STATUS),
     "adopted": _Kind("{release} was found serving", "warn", "nothing is remembered of it", _STATUS),
+    "load": _Kind("{release} is being loaded", "info", "it is started, without traffic", "tidegate releases"),
+    "loaded": _Kind("{release} is loaded", "good", "it is kept up without traffic", "tidegate releases"),
+    "unloaded": _Kind("{release} is unloaded", "info", "its processes are stopped", "tidegate releases"),
+    "switched": _Kind("{release} took over", "warn", "a person asked, and Git says so too", "{history}"),
     "started": _Kind("a rollout of {release} begins", "info", "its workload is started", _STATUS),
 }
 _OTHER = _Kind("{kind}", "info", "", _STATUS)

@@ -61,7 +61,8 @@ def plan_write_back(
         trailers |= {"Tidegate-Author": rollout.by, "Tidegate-Reason": " ".join(rollout.reason.split())}
     return WriteBackPlan(
         changed,
-        f"Roll back {model} in {rollout.environment} from {release} to {back}",
+        f"{'Switch' if rollout.switched else 'Roll back'} {model} in {rollout.environment} "
+        f"from {release} to {back}",
         f"{rollout.reason}\n\nWritten by the tidegate agent after traffic had left the release.",
         trailers,
         rejection,

@@ -71,6 +71,14 @@ def listener(port: int) -> str:
     return ""
 
 
+def resident(pid: int) -> int:
+    """Return the bytes of memory that a process holds; 0 for one that is gone, or hidden."""
+    try:
+        return int(psutil.Process(pid).memory_info().rss) if pid else 0
+    except psutil.Error:
+        return 0
+
+
 def carrying(mark: Mapping[str, str]) -> list[psutil.Process]:
     """Return the processes in whose environment all of `mark` stands; never this one or its ancestors."""
     own = {os.getpid(), *(p.pid for p in psutil.Process().parents())}
