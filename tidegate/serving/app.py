@@ -169,6 +169,7 @@ class Predictions:
             raise RuntimeError("the model's examples.json is empty: nothing to warm up with")
         for row in examples:
             await self._rehearse(self._encode(row))
+            await asyncio.sleep(0)  # a turn of the loop, in which places are free again
         gc.collect()
         gc.freeze()  # what is loaded by now stays: later collections need not walk over it
         _trim()
@@ -217,6 +218,7 @@ class Predictions:
         """Return what is known of a request beside its rows."""
         admission = self.engine.admission
         call = Call(request_id, began, body, "rest", measuring.WARM in told, answered.JOURNALED in told)
+        call.offline = OFFLINE in told
         call.deadline = admission.deadline(told, admission.arrived(began))
         return call
 
@@ -252,12 +254,16 @@ class Predictions:
         await _send(send, self._described, head=scope["method"] == "HEAD")
 
     async def _features(self, call: Call, request: Any) -> Answer:
+        if self.engine.online is not None:
+            request, _ = await self.engine.online.complete(call, request)
         return self.engine.features(request)
 
     async def _respond(self, path: str, body: bytes, call: Call) -> tuple[int, bytes]:
         """Return status and JSON for one request's body."""
         try:
             content = await self._answers[path](call, decode(body, self._decoder))
+            if path == description.PREDICT:
+                content["source"] = call.source
             return 200, self._encode({**content, **self._identity, "request_id": call.id})
         except Invalid as error:
             return error.status, self._refusal(error, call.id)

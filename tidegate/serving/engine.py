@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import msgspec
 import numpy as np
 
-from tidegate.serving import answered, measuring
+from tidegate.serving import answered, measuring, online
 from tidegate.serving.admission import Admission
 from tidegate.serving.artifact import identity
 from tidegate.serving.request import Invalid
@@ -28,6 +28,7 @@ class Call(msgspec.Struct, gc=False):
     raw: bytes = b""  # the body as it came, for the log
     protocol: str = "rest"
     warm: bool = False  # none of a caller's: neither counted nor written down
+    offline: bool = False  # nothing is looked up: the request is all there is
     journaled: bool = False  # the router asks for the answer to be written down, to be compared
     arm: str = ""  # of an experiment, as the router said
     deadline: float = math.inf  # by time.perf_counter
@@ -97,6 +98,10 @@ class Engine:
         self.journal = answered.Journal.of_environment()
         # What a model may do without; each costs one look where it is off.
         self.online: Online | None = None
+        found = online.lookups(inner, self.identity["release"], settings.online.timeout_ms / 1000)
+        if found is not None:
+            found.shown(self.measuring.add)
+            self.online = found
         self.cache: Cache | None = None
         self.batcher: Batcher | None = None
         self.recorder: Recorder | None = None
@@ -115,55 +120,59 @@ class Engine:
         Raises Invalid for too many that wait (429) and for what would come too late (504), and
         ArithmeticError for a number that is none.
         """
-        self.admission.enter()
+        admission = self.admission
+        admission.enter()
         try:
-            return await self._one(call, request)
+            rows = answer = None
+            if self.online is not None:
+                request, answer = await self.online.complete(call, request)
+                call.source = "computed" if answer is None else "precomputed"
+            if answer is None:
+                rows = self._service.instance.features(request)
+                if self.cache is None and self.batcher is None:
+                    answer = self._computed(call, rows)
+                else:
+                    answer = await self._kept_or_batched(call, rows)
+            if not call.warm:
+                self.measuring.count(answer, rows)
+                if call.journaled:
+                    self._note(call, 200, answer)
+                if self.recorder is not None:
+                    ms = 1000 * (time.perf_counter() - call.began)
+                    self.recorder.row(call, rows, answer, call.source, ms)
+            return answer
         finally:
-            self.admission.leave()
+            admission.leave()
 
-    async def _one(self, call: Call, request: Any) -> Answer:
-        rows, answer = None, None
-        if self.online is not None:
-            request, answer = await self.online.complete(call, request)
-            call.source = "computed" if answer is None else "precomputed"
-        if answer is None:
-            rows = self._service.instance.features(request)
-            answer = await self._predicted(call, rows)
-        if not call.warm:
-            self._count(call, answer, rows)
-            if self.recorder is not None:
-                self.recorder.row(call, rows, answer, call.source, 1000 * (time.perf_counter() - call.began))
-        return answer
+    def _computed(self, call: Call, rows: Any) -> Answer:
+        if time.perf_counter() > call.deadline:
+            raise late()
+        return plain(self._service.instance.predict(rows))
 
-    async def _predicted(self, call: Call, rows: Any) -> Answer:
-        """Return the answer to these features: kept, or computed alone or beside others."""
+    async def _kept_or_batched(self, call: Call, rows: Any) -> Answer:
+        """Return the answer to these features: kept, or computed beside others' or alone."""
         if self.cache is not None:
             answer = await self.cache.get(rows)
             if answer is not None:
                 call.source = "cached"
                 return answer
-        if time.perf_counter() > call.deadline:
+        if self.batcher is None:
+            answer = self._computed(call, rows)
+        elif time.perf_counter() > call.deadline:
             raise late()
-        if self.batcher is not None:
-            answer = plain(await self.batcher.run(rows))
         else:
-            answer = plain(self._service.instance.predict(rows))
+            answer = plain(await self.batcher.run(rows))
         if self.cache is not None:
             self.cache.put(rows, answer)
         return answer
 
-    def _count(self, call: Call, answer: Answer, rows: Any) -> None:
-        """Count the prediction just made, and write it down to be compared if the router asks for it."""
-        self.measuring.count(answer, rows)
-        self._note(call, 200, answer)
-
     def failed(self, call: Call, status: int) -> None:
         """Write down that a request got no prediction."""
-        if not call.warm:
+        if call.journaled and not call.warm:
             self._note(call, status, {})
 
     def _note(self, call: Call, status: int, answer: Answer) -> None:
-        if self.journal and call.journaled:
+        if self.journal is not None:
             elapsed = 1000 * (time.perf_counter() - call.began)
             self.journal.note(self.measuring, call.id, status, elapsed, answer)
 
