@@ -17,14 +17,14 @@ import logging
 import os
 import re
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 from _bentoml_sdk import Service  # type: ignore[import-untyped] # `service_class=` has no public base
 
-from tidegate.serving import answered, description, measuring, v2
+from tidegate.serving import answered, description, docs, measuring, online, v2
 from tidegate.serving.admission import Reading
 from tidegate.serving.artifact import identity
 from tidegate.serving.engine import Answer, Call, Engine
@@ -63,8 +63,8 @@ class ModelService(Service):  # type: ignore[misc]
         return Predictions(self, super().to_asgi(is_main=is_main))
 
 
-def describe(service: ModelService) -> dict[str, Any]:
-    """Return the OpenAPI document of a service, as `GET /openapi.json` answers it."""
+def describe(service: ModelService, asked: Mapping[str, docs.Asked] | None = None) -> dict[str, Any]:
+    """Return the OpenAPI document of a service; with what was `asked` as `GET /openapi.json` answers it."""
     made = service.inner
     return description.document(
         service.name,
@@ -72,6 +72,7 @@ def describe(service: ModelService) -> dict[str, Any]:
         made.request,
         made.response,
         features=bool(getattr(made, "feature_names", ())),
+        asked=asked,
     )
 
 
@@ -109,6 +110,9 @@ class Predictions:
             await self._describe(scope, send)
         elif scope["type"] == "lifespan":
             await self._live(scope, receive, send)
+        elif scope["type"] == "http" and scope["path"] == docs.PATH and scope["method"] in ("GET", "HEAD"):
+            page = docs.page(self._service.name)
+            await _send(send, page, head=scope["method"] == "HEAD", headers=docs.HEADERS)
         elif scope["type"] == "http" and scope["path"] == measuring.PATH and scope["method"] == "GET":
             await _send(send, self._measuring.document())
         elif scope["type"] == "http" and scope["path"] == "/metrics" and scope["method"] == "GET":
@@ -218,7 +222,7 @@ class Predictions:
         """Return what is known of a request beside its rows."""
         admission = self.engine.admission
         call = Call(request_id, began, body, "rest", measuring.WARM in told, answered.JOURNALED in told)
-        call.offline = OFFLINE in told
+        call.offline = online.OFFLINE in told
         call.deadline = admission.deadline(told, admission.arrived(began))
         return call
 
@@ -250,8 +254,15 @@ class Predictions:
 
     async def _describe(self, scope: Message, send: Send) -> None:
         """Answer the OpenAPI document, made at the first request for it."""
-        self._described = self._described or json.dumps(describe(self._service)).encode()
+        if not self._described:
+            rows = getattr(getattr(self._service.instance, "model", None), "examples", [])
+            asked = await docs.asked(rows, tuple(self._answers), self._example)
+            self._described = json.dumps(describe(self._service, asked)).encode()
         await _send(send, self._described, head=scope["method"] == "HEAD")
+
+    async def _example(self, path: str, body: bytes) -> tuple[int, bytes]:
+        """Answer what is shown as an example: none of a caller's, so it is not counted."""
+        return await self._respond(path, body, Call("example", time.perf_counter(), body, warm=True))
 
     async def _features(self, call: Call, request: Any) -> Answer:
         if self.engine.online is not None:
@@ -263,7 +274,7 @@ class Predictions:
         try:
             content = await self._answers[path](call, decode(body, self._decoder))
             if path == description.PREDICT:
-                content["source"] = call.source
+                content = {**content, "source": call.source}  # the log and the cache keep theirs
             return 200, self._encode({**content, **self._identity, "request_id": call.id})
         except Invalid as error:
             return error.status, self._refusal(error, call.id)
@@ -285,10 +296,12 @@ def _settings(service: Any) -> Settings:
         return Settings()
 
 
-async def _send(send: Send, body: bytes, *, head: bool = False) -> None:
-    """Answer 200 with a document of JSON; of a HEAD only its headers."""
-    headers = [_JSON, (b"content-length", b"%d" % len(body))]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
+async def _send(
+    send: Send, body: bytes, *, head: bool = False, headers: Sequence[tuple[bytes, bytes]] = (_JSON,)
+) -> None:
+    """Answer 200 with a document, of JSON unless `headers` say otherwise; of a HEAD only its headers."""
+    told = [*headers, (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": 200, "headers": told})
     await send({"type": "http.response.body", "body": b"" if head else body})
 
 

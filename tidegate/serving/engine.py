@@ -28,10 +28,10 @@ class Call(msgspec.Struct, gc=False):
     raw: bytes = b""  # the body as it came, for the log
     protocol: str = "rest"
     warm: bool = False  # none of a caller's: neither counted nor written down
-    offline: bool = False  # nothing is looked up: the request is all there is
     journaled: bool = False  # the router asks for the answer to be written down, to be compared
     arm: str = ""  # of an experiment, as the router said
     deadline: float = math.inf  # by time.perf_counter
+    offline: bool = False  # nothing is looked up: the request is all there is
     source: str = "computed"  # of the answer, once it is known: or cached, or precomputed
 
 

@@ -60,6 +60,14 @@ class Cache(_Part, frozen=True):
     ttl_seconds: Annotated[float, Meta(gt=0, description="of an answer in a shared cache")] = 3600.0
 
 
+class Online(_Part, frozen=True):
+    """Features looked up in the store; where it lies is the platform's to say."""
+
+    timeout_ms: Annotated[
+        float, Meta(gt=0, le=10_000, description="a store that takes longer, up to twice that, knows nothing")
+    ] = 25.0
+
+
 class Log(_Part, frozen=True):
     """The log of predictions; where it lies is the platform's to say."""
 
@@ -79,6 +87,7 @@ class Settings(_Part, frozen=True):
     queue: Queue = Queue()
     many: Many = Many()
     cache: Cache = Cache()
+    online: Online = Online()
     log: Log = Log()
 
 
