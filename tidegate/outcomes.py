@@ -6,14 +6,15 @@ import csv
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
-from tidegate.core.outcomes import Outcome
-from tidegate.errors import ConfigError, suggest
+from tidegate.core.outcomes import Outcome, counts
+from tidegate.errors import ConfigError, NoData, PlatformError, Retryable, suggest
 
 MOST = 10_000  # outcomes in one document
+SHOWN = 5  # request ids of each kind
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _ID = re.compile(r"[\x21-\x7e]{1,200}")
 _KEYS = ("id", "name", "value")
@@ -70,14 +71,84 @@ class OutcomeStore(Protocol):
     def record(self, outcomes: Sequence[Outcome]) -> int:
         """Keep outcomes, all or none, and return how many were new; a request's first one by a name stays.
 
-        They are on the disk when this returns. Raises Unreachable (locked) or PlatformError (disk).
+        They are on the disk when this returns. Raises Unreachable (locked) or PlatformError (disk), and
+        ConfigError for a number that an experiment would have to count: that takes 0 or 1.
+        """
+
+    def standing(
+        self, outcomes: Sequence[Outcome], seen: Mapping[str, Seen], retention: float | None = None
+    ) -> Standing:
+        """Return how recorded outcomes stand; `seen` are those requests that a log of predictions knows.
+
+        `retention` is how many seconds it keeps a prediction, None where that is for ever.
         """
 
 
-def accept(store: OutcomeStore, document: object) -> int:
-    """Check a JSON document of one outcome, a list, or {"outcomes": [...]}, keep it; how many were new?
+class Seen(NamedTuple):
+    """A request that a log of predictions knows: the model that answered, and when (epoch seconds)."""
 
-    One outcome is {"id": request id, "name": "converted", "value": 0 or 1}. All are kept or none: raises
+    model: str
+    at: float
+
+
+class Answered(Protocol):
+    """Which requests were answered, as a log of predictions knows."""
+
+    def seen(self, requests: Sequence[str]) -> Mapping[str, Seen]:
+        """Return those of `requests` that it knows. Raises NoData where nothing was ever logged."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How recorded outcomes stand, as request ids.
+
+    `conflicting`: said before otherwise, which stays. `late`: come after their experiment's window, or after
+    the time for which predictions are kept. `assigned`: known by a router's journal.
+    """
+
+    conflicting: tuple[str, ...] = ()
+    late: tuple[str, ...] = ()
+    assigned: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Few:
+    """How many there are, and the first of them."""
+
+    count: int = 0
+    first: tuple[str, ...] = ()
+
+    def more(self, ids: Sequence[str]) -> Few:
+        """Return these and others."""
+        return Few(self.count + len(ids), (*self.first, *ids)[:SHOWN])
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What became of outcomes; `unknown` is None where nobody can tell, and `note` says why."""
+
+    said: int
+    new: int
+    conflicting: Few = Few()
+    late: Few = Few()
+    unknown: Few | None = Few()
+    note: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as JSON says it."""
+        found: dict[str, Any] = {"outcomes": self.said, "new": self.new, "known": self.said - self.new}
+        for name in ("conflicting", "late", "unknown"):
+            few: Few | None = getattr(self, name)
+            found[name] = None if few is None else {"count": few.count, "first": list(few.first)}
+        return found | ({"note": self.note} if self.note else {})
+
+
+def accept(
+    store: OutcomeStore, document: object, log: Answered | None = None, retention: float | None = None
+) -> Kept:
+    """Check a JSON document of one outcome, a list, or {"outcomes": [...]}, and keep it.
+
+    One outcome is {"id": request id, "name": "converted", "value": a number}. All are kept or none: raises
     ConfigError that names the first wrong one, and what the store raises.
     """
     rows = document["outcomes"] if isinstance(document, Mapping) and "outcomes" in document else document
@@ -90,12 +161,43 @@ def accept(store: OutcomeStore, document: object) -> int:
     if len(listed) > MOST:
         raise ConfigError(f"{len(listed)} outcomes at once, at most {MOST} are taken", "Send them in parts.")
     checked = [parse(row, "outcome" if alone else f"outcome {n}") for n, row in enumerate(listed, 1)]
-    return store.record(checked) if checked else 0
+    return keep(store, checked, log, retention)
 
 
-def keep(store: OutcomeStore, outcomes: Sequence[Outcome]) -> int:
-    """Keep any number of outcomes, a part at a time; returns how many were new."""
-    return sum(store.record(outcomes[at : at + MOST]) for at in range(0, len(outcomes), MOST))
+def keep(
+    store: OutcomeStore,
+    outcomes: Sequence[Outcome],
+    log: Answered | None = None,
+    retention: float | None = None,
+) -> Kept:
+    """Keep any number of outcomes, a part at a time, and say how they stand.
+
+    `log` knows which requests were answered, and keeps them for `retention` seconds. What neither it nor a
+    journal knows is kept all the same: the log is written a moment after the answer.
+    """
+    kept = Kept(len(outcomes), 0)
+    for at in range(0, len(outcomes), MOST):
+        part = outcomes[at : at + MOST]
+        new = kept.new + store.record(part)
+        seen, note = _seen(log, part)
+        found = store.standing(part, seen or {}, retention)
+        unknown = None
+        if seen is not None and kept.unknown is not None:
+            ids = list(dict.fromkeys(said.id for said in part))
+            unknown = kept.unknown.more([i for i in ids if i not in seen and i not in found.assigned])
+        conflicting, late = kept.conflicting.more(found.conflicting), kept.late.more(found.late)
+        kept = Kept(len(outcomes), new, conflicting, late, unknown, note)
+    return kept
+
+
+def _seen(log: Answered | None, outcomes: Sequence[Outcome]) -> tuple[Mapping[str, Seen] | None, str]:
+    """Return the requests that the log knows; None, and why, where it can't be asked."""
+    try:
+        if log is None:
+            raise NoData("no prediction was ever logged here")
+        return log.seen(list({said.id for said in outcomes})), ""
+    except (Retryable, PlatformError) as problem:  # what was said is kept whatever else is amiss
+        return None, f"whether a request is known can't be told: {problem.message}"
 
 
 def read(text: str, where: str, name: str = "") -> list[Outcome]:
@@ -165,18 +267,28 @@ def parse(row: object, where: str) -> Outcome:
     return Outcome(request, name, _value(row["value"], where))
 
 
-def _value(given: Any, where: str) -> int:
-    """Return 0 or 1; true and false, and their texts in a CSV file, are understood too."""
+def _value(given: Any, where: str) -> float:
+    """Return a finite number; true and false, and their texts in a CSV file, are 1 and 0."""
     if isinstance(given, str):
         given = {"true": 1, "false": 0}.get(given.strip().lower(), given)
     try:
         number = float(given)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
-    if number not in (0.0, 1.0):
+    if not math.isfinite(number):
         raise ConfigError(
-            f"value `{given!s:.60}` is neither 0 nor 1",
-            "An outcome happened (1) or did not (0); choose a threshold where it is a number.",
+            f"value `{given!s:.60}` is not a number",
+            "Write 1 for what happened and 0 for what did not, or the number that came of it.",
             where=where,
         )
-    return int(number)
+    return number
+
+
+def countable(outcomes: Sequence[Outcome], asked_for: Collection[str]) -> None:
+    """Raise ConfigError for the first outcome that an experiment has to count and can't."""
+    for said in outcomes:
+        if said.name in asked_for and not counts(said.value):
+            raise ConfigError(
+                f"`{said.name}` of {said.id:.60} is {said.value:g}, and an experiment counts it as 0 or 1",
+                "Choose a threshold, or send the number under another name.",
+            )

@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tidegate.core.outcomes import UNITS, Assignment, Outcome, Spec, Tallies, join, named
+from tidegate.core.outcomes import GRACE, UNITS, Assignment, Outcome, Spec, Tallies, join, named
 from tidegate.core.plan import Plan
 from tidegate.core.release import ReleaseRecord, copy_of
 from tidegate.core.xds import LATENCY_BOUNDS_MS, fault
 from tidegate.errors import Conflict, Fatal, LeaseLost, NoData, Refused, ReleaseNotFound, Unreachable
-from tidegate.outcomes import Entry, unit_of
+from tidegate.outcomes import Entry, Seen, Standing, countable, unit_of
 from tidegate.ports import (
     Asked,
     Change,
@@ -185,11 +185,49 @@ class FakeOutcomes(_Faults):
     def record(self, outcomes: Sequence[Outcome]) -> int:
         """Keep each request's first outcome by a name."""
         self._called("record")
+        countable(outcomes, {name for spec in self._specs() for name in spec["windows"]})
         fresh = {(o.id, o.name): replace(o, at=self.now()) for o in reversed(outcomes)}
         fresh = {key: o for key, o in reversed(fresh.items()) if key not in self._outcomes}
         self._outcomes |= fresh
         self._called("record", after=True)
         return len(fresh)
+
+    def _specs(self) -> list[dict[str, Any]]:
+        return [json.loads(key[2]) for key in self._experiments]
+
+    def standing(
+        self, outcomes: Sequence[Outcome], seen: Mapping[str, Seen], retention: float | None = None
+    ) -> Standing:
+        """Compare with what is kept, and with the windows of each experiment."""
+        conflicting, late = [], []
+        for said in outcomes:
+            kept = self._outcomes[said.id, said.name]
+            if kept.value != said.value:
+                conflicting.append(said.id)
+            moments = [entry.at for entry in self.journal if entry.id == said.id]
+            moments += [seen[said.id].at] if said.id in seen else []
+            limits = [] if retention is None else [at + retention for at in moments]
+            limits += [at + GRACE for at in self._ends(said, seen.get(said.id))]
+            if any(kept.at > limit for limit in limits):
+                late.append(said.id)
+        journaled = {entry.id for entry in self.journal} & {said.id for said in outcomes}
+        return Standing(tuple(conflicting), tuple(late), frozenset(journaled))
+
+    def _ends(self, said: Outcome, seen: Seen | None) -> list[float]:
+        """Return when the windows end that a request took part in: its user's, of each experiment."""
+        ends = []
+        for (model, _, text), known in self._experiments.items():
+            spec, assigned = json.loads(text), [e for e in known.events if isinstance(e, Assignment)]
+            window = spec["windows"].get(said.name)
+            own = [e for e in assigned if e.id == said.id]
+            if window is None:
+                continue
+            if own:
+                units = [e.at for e in assigned if e.unit == own[0].unit or e.id == said.id]
+                ends.append((own[0].at if spec["by_request"] else min(units)) + window)
+            elif seen and seen.model == model and known.since <= seen.at <= known.looked:
+                ends.append(seen.at + window)
+        return ends
 
     def names(self, plan: Plan) -> tuple[str, ...]:
         """Return the tallies of a stage's plan."""

@@ -36,9 +36,34 @@ def kept(tmp_path: Path) -> list[tuple[str, str, int]]:
 
 def test_one_outcome_is_kept_once(said, tmp_path):
     """The first word on a request counts; the second is known already."""
-    assert said("r1", "--name", "bought", "--value", "1").output == "1 kept\n"
-    assert said("r1", "--name", "bought", "--value", "0").output == "0 kept, 1 known already\n"
+    assert said("r1", "--name", "bought", "--value", "1").stdout == "1 kept\n"
+    assert said("r1", "--name", "bought", "--value", "1").stdout == "0 kept, 1 known already\n"
     assert kept(tmp_path) == [("r1", "bought", 1)]
+
+
+def test_what_contradicts_is_told(said, tmp_path):
+    """Another value for the same request and name: the first stays, and the second is named."""
+    said("r1", "--name", "bought", "--value", "1")
+    result = said("r1", "--name", "bought", "--value", "0")
+    assert result.stdout.splitlines() == [
+        "0 kept, 1 known already",
+        "1 said before otherwise, which stays: r1",
+    ]
+    assert kept(tmp_path) == [("r1", "bought", 1)]
+
+
+def test_where_nothing_is_logged_unknown_is_not_claimed(said):
+    """Without a log of predictions nobody can say whether a request is known, and it is said so."""
+    result = said("r1", "--name", "bought", "--value", "1", "--json")
+    told = json.loads(result.stdout)
+    assert told["unknown"] is None
+    assert "can't be told" in told["note"]
+
+
+def test_a_number_is_kept(said, tmp_path):
+    """What came of a request may be a number, such as minutes late."""
+    assert said("r1", "--name", "minutes", "--value", "-3.5").stdout == "1 kept\n"
+    assert kept(tmp_path) == [("r1", "minutes", -3.5)]
 
 
 def test_a_file_of_any_length_is_kept(said, tmp_path):
@@ -46,14 +71,15 @@ def test_a_file_of_any_length_is_kept(said, tmp_path):
     file = tmp_path / "many.csv"
     file.write_text("id,value\n" + "".join(f"r{n},{n % 2}\n" for n in range(25_000)))
     result = said("--file", str(file), "--name", "bought", "--json")
-    assert json.loads(result.output) == {"outcomes": 25_000, "new": 25_000}
+    told = json.loads(result.stdout)
+    assert (told["outcomes"], told["new"], told["known"]) == (25_000, 25_000, 0)
     assert len(kept(tmp_path)) == 25_000
 
 
 def test_what_is_piped_in_is_kept(said, tmp_path):
     """`--file -` reads JSON lines or CSV from stdin."""
     line = json.dumps({"id": "r1", "name": "bought", "value": 1})
-    assert said("--file", "-", text=line + "\n").output == "1 kept\n"
+    assert said("--file", "-", text=line + "\n").stdout == "1 kept\n"
     assert kept(tmp_path) == [("r1", "bought", 1)]
 
 
@@ -63,7 +89,7 @@ def test_what_is_piped_in_is_kept(said, tmp_path):
         ([], None, "of one request, or of a file"),
         (["r1", "--file", "-"], "", "of one request, or of a file"),
         (["--file", "-", "--value", "1"], "", "--value goes with one request"),
-        (["r1", "--name", "bought"], None, "neither 0 nor 1"),
+        (["r1", "--name", "bought"], None, "is not a number"),
         (["r1", "--value", "1"], None, "not an outcome's name"),
         (["--file", "nowhere.csv"], None, "nowhere.csv: can't be read"),
         (["--file", "-"], "id,name,value\nr1,bought,1\nr2,bought,two\n", "stdin:3: value `two`"),

@@ -23,11 +23,11 @@ from hypothesis import strategies as st
 from tests.builders import A, B
 from tests.planes import eventually, plane_up, tiny_servers
 from tidegate.adapters.journal import EnvoyJournal
-from tidegate.adapters.outcomes import OutcomeMeasures, SqliteOutcomes
+from tidegate.adapters.outcomes import OutcomeMeasures, SqliteOutcomes, read_outcomes
 from tidegate.core.outcomes import GRACE, Outcome
 from tidegate.core.plan import AbTest, Bandit, Check, Key, Mirror, Plan, Ratio, Seconds
 from tidegate.errors import ConfigError, NoData, PlatformError
-from tidegate.outcomes import Entry, Place, accept, keep, read
+from tidegate.outcomes import Entry, Few, Place, Seen, accept, keep, read
 from tidegate.ports import Asked, Measured, Route
 from tidegate.testing import FakeOutcomes
 
@@ -93,7 +93,7 @@ class Desk:
         self.journal.entries.append(entry)
         self.fake.journal.append(entry)
 
-    def said(self, request: str, value: int = 1, name: str = "bought") -> int:
+    def said(self, request: str, value: float = 1, name: str = "bought") -> int:
         """Record one outcome."""
         return int(self.store.record([Outcome(request, name, value)]))
 
@@ -255,6 +255,106 @@ def test_only_plans_with_outcomes_or_journals_are_asked(desk):
     assert desk.measures.names(AB) == ("units", "outcome:bought")
 
 
+# ---------------------------------------------------------------- how outcomes stand
+class Log:
+    """A log of predictions in memory; None is where nothing was ever logged."""
+
+    def __init__(self, known: dict[str, Seen] | None) -> None:
+        self.known = known
+
+    def seen(self, requests: Any) -> dict[str, Seen]:
+        if self.known is None:
+            raise NoData("there are no predictions yet", "Send a request.")
+        return {request: self.known[request] for request in requests if request in self.known}
+
+
+def test_an_outcome_that_contradicts_is_told_and_the_first_stays(desk):
+    """A second word with another value is conflicting, the same again is not; nothing changes."""
+    desk.asked()
+    desk.served("r1", B, "ann")
+    desk.served("r2", B, "bob")
+    desk.asked()
+    said = [Outcome("r1", "bought", 1), Outcome("r2", "bought", 1), Outcome("r1", "bought", 0)]
+    kept = keep(desk.store, said)
+    assert (kept.new, kept.conflicting) == (2, Few(1, ("r1",)))
+    again = keep(desk.store, [Outcome("r1", "bought", 1), Outcome("r2", "bought", 0)])
+    assert (again.new, again.conflicting) == (0, Few(1, ("r2",)))
+    assert desk.counted()[B]["outcome:bought"] == (2, 2)
+
+
+def test_an_outcome_after_its_window_is_late(desk):
+    """What comes after its user's window is told; what came within is not, also when it is said again."""
+    plan = Plan("abTest", ab_test=replace_test(window=Seconds(60)))
+    desk.asked(plan)
+    for name in ("r1", "r2"):
+        desk.served(name, B, name)
+    desk.asked(plan)
+    assert keep(desk.store, [Outcome("r1", "bought", 1)]).late == Few()
+    desk.now += 61 + GRACE
+    desk.served("r3", B, "r2")  # the window is the user's, and began at his first request
+    desk.asked(plan)
+    late = keep(desk.store, [Outcome(name, "bought", 1) for name in ("r1", "r2", "r3")])
+    assert late.late == Few(2, ("r2", "r3"))
+    assert keep(desk.store, [Outcome("r2", "liked", 1)]).late == Few()  # nobody set it a window
+    assert desk.counted(plan)[B]["outcome:bought"] == (2, 1)
+
+
+def test_an_outcome_is_late_by_what_the_log_knows(desk):
+    """A request that only the log knows has its experiment's window; older than is kept is late, too."""
+    plan = Plan("abTest", ab_test=replace_test(window=Seconds(60)))
+    desk.asked(plan, since=1000.0)
+    desk.now += 200
+    desk.asked(plan, since=1000.0)
+    log = Log({"old": Seen("toy", 1100.0), "new": Seen("toy", 1190.0), "other": Seen("other", 1100.0)})
+    said = [Outcome(name, "bought", 1) for name in ("old", "new", "other")]
+    assert keep(desk.store, said, log).late == Few(1, ("old",))
+    ancient = Log({"gone": Seen("other", 1000.0)})
+    assert keep(desk.store, [Outcome("gone", "bought", 1)], ancient, 100.0).late == Few(1, ("gone",))
+    assert keep(desk.store, [Outcome("gone", "bought", 1)], ancient, 300.0).late == Few()
+
+
+def test_a_request_that_nobody_knows_is_told_and_kept(desk):
+    """Neither log nor journal has it: it is counted as unknown, with the first ids, and kept all the same."""
+    desk.asked()
+    desk.served("journaled", B, "ann")
+    desk.asked()
+    log = Log({"logged": Seen("toy", 1000.0)})
+    strangers = [f"s{n}" for n in range(7)]
+    said = [Outcome(name, "bought", 1) for name in ("journaled", "logged", *strangers)]
+    kept = keep(desk.store, said, log)
+    assert kept.unknown == Few(7, tuple(strangers[:5]))
+    assert kept.new == 9
+    assert keep(desk.store, said, log).new == 0
+
+
+@pytest.mark.parametrize("log", [None, Log(None)])
+def test_without_a_log_nobody_claims_to_know(desk, log):
+    """Where nothing was ever logged, unknown is None and the note says why: not 0, and not all of them."""
+    kept = keep(desk.store, [Outcome("r1", "bought", 1)], log)
+    assert kept.unknown is None
+    assert "can't be told" in kept.note
+    assert kept.as_dict()["unknown"] is None
+
+
+def test_a_number_is_kept_where_no_experiment_counts_it(desk):
+    """Minutes late are a label like any other; an experiment's outcome takes 0 or 1, and nothing is kept."""
+    desk.asked()
+    assert desk.said("r1", 17.5, "minutes") == 1
+    with pytest.raises(ConfigError, match=r"`bought` of r2 is 17.5.*0 or 1"):
+        desk.store.record([Outcome("r1", "liked", 1), Outcome("r2", "bought", 17.5)])
+    assert desk.said("r1", 1, "liked") == 1
+
+
+def test_a_number_said_before_the_experiment_does_not_count(desk):
+    """What was said as a number before somebody asked for 0 or 1 is no trial, and breaks nothing."""
+    assert desk.said("r1", 17.5) == 1
+    assert desk.said("r2", 1) == 1
+    desk.asked()
+    desk.served("r1", B, "ann")
+    desk.served("r2", B, "bob")
+    assert desk.counted()[B] == {"units": (2, 0), "outcome:bought": (1, 1)}
+
+
 requests = st.tuples(
     st.sampled_from("abcdefgh"), st.sampled_from([A, B]), st.sampled_from(["ann", "bob", ""])
 )
@@ -357,6 +457,88 @@ def test_what_nobody_needs_any_more_is_dropped(real):
     assert real.counted(plan) == before
     rows = database(real).execute("SELECT count(*) FROM assignments").fetchone()
     assert rows == database(real).execute("SELECT count(*) FROM outcomes").fetchone() == (0,)
+
+
+def test_outcomes_stay_as_long_as_predictions(real):
+    """As labels they are kept for as long as what was predicted is, whatever experiments need."""
+    path = real.folder / "home" / "outcomes.db"
+    measures = OutcomeMeasures(path, real.journal, "production", lambda: real.now, labels=30 * 86400)
+    asked = Asked("toy", "production", B, A, 900.0, AB, {A: (), B: ()})
+    measures.read(asked)
+    real.said("r1")
+    real.now += 29 * 86400
+    measures.read(asked)
+    assert [outcome.id for outcome in read_outcomes(path)] == ["r1"]
+    real.now += 2 * 86400
+    measures.read(asked)
+    assert read_outcomes(path) == []
+    measures.close()
+
+
+def test_what_is_known_of_a_request_is_erased(real):
+    """A request that is to be forgotten leaves neither outcome nor assignment; the counts stay."""
+    real.asked()
+    real.served("r1", B, "ann")
+    real.served("r2", B, "bob")
+    real.said("r1")
+    real.said("r2", 0)
+    before = real.counted()
+    assert real.store.erase(["r1", "never"]) == 1
+    assert real.store.erase(["r1"]) == 0
+    assert real.counted() == before
+    assert [row.id for row in read_outcomes(real.folder / "home" / "outcomes.db")] == ["r2"]
+    assert database(real).execute("SELECT id FROM assignments").fetchall() == [("r2",)]
+
+
+def test_outcomes_are_read_without_writing(tmp_path):
+    """All of them, or those of some requests, in the order in which they came; no file is none."""
+    path = tmp_path / "outcomes.db"
+    assert read_outcomes(path) == []
+    store = SqliteOutcomes(path, lambda: 5.0)
+    said = [Outcome("r2", "minutes", -3.25, 5.0), Outcome("r1", "late", 1, 5.0)]
+    store.record(said)
+    assert read_outcomes(path) == said
+    assert read_outcomes(path, ["r1", "r9"]) == said[1:]
+    assert read_outcomes(path, []) == []
+    store.close()
+
+
+def test_a_file_of_before_is_brought_up_to_date(real):
+    """Values of 0 and 1 become numbers: nothing said is lost, told twice, or counted again."""
+    real.asked()
+    real.served("r1", B, "ann")
+    real.served("r2", B, "bob")
+    real.said("r1")
+    before = real.counted()
+    real.said("gone")
+    real.close()
+    with database(real) as old:
+        old.executescript(OLD)
+    old.close()
+    real.open()
+    assert real.counted() == before
+    assert real.said("r1") == 0
+    assert real.said("r2", 0) == 1
+    assert real.said("r1", 17.5, "minutes") == 1
+    assert real.counted()[B]["outcome:bought"] == (2, 1)
+    kind = "SELECT type FROM pragma_table_info('outcomes') WHERE name = 'value'"
+    assert database(real).execute(kind).fetchone() == ("REAL",)
+    tables = {row[0] for row in database(real).execute("SELECT name FROM sqlite_schema")}
+    assert "outcome_of_request" in tables
+    assert "outcomes_before" not in tables
+
+
+OLD = """
+CREATE TABLE older (
+  seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL, name TEXT NOT NULL, value INTEGER NOT NULL,
+  at REAL NOT NULL
+) STRICT;
+INSERT INTO older SELECT * FROM outcomes;
+DROP TABLE outcomes;
+ALTER TABLE older RENAME TO outcomes;
+DELETE FROM outcomes WHERE id = 'gone';
+CREATE UNIQUE INDEX outcome_of_request ON outcomes (id, name);
+"""
 
 
 def test_a_bandits_requests_are_dropped_and_their_counts_stay(real):
@@ -609,7 +791,7 @@ def test_the_store_reads_envoys_journal(envoy, tmp_path):
     envoy.write(line("r1", unit="a=1; uid=ann") + line("r2", unit="uid=ann; b=2") + line("r3", A, "uid=bob"))
     envoy.write(line("r4", unit="other=cat"))
     store = SqliteOutcomes(tmp_path / "outcomes.db")
-    assert accept(store, [{"id": "r2", "name": "bought", "value": 1}]) == 1
+    assert accept(store, [{"id": "r2", "name": "bought", "value": 1}]).new == 1
     found = measures.read(asked)
     assert found[B].tallies == {"units@1": (1, 0), "outcome:bought@1": (1, 1)}
     assert found[A].tallies == {"units@1": (1, 0), "outcome:bought@1": (0, 0)}
@@ -662,8 +844,8 @@ def test_users_and_their_outcomes_are_counted_through_a_real_envoy(tmp_path):
 def test_a_document_of_outcomes_is_kept(document):
     """One outcome, a list, or a list under `outcomes`; the same again is nothing new."""
     store = FakeOutcomes(lambda: 5.0)
-    assert accept(store, document) == 1
-    assert accept(store, document) == 0
+    assert accept(store, document).new == 1
+    assert accept(store, document).new == 0
 
 
 @pytest.mark.parametrize(
@@ -675,9 +857,10 @@ def test_a_document_of_outcomes_is_kept(document):
         ({"id": "a b", "name": "b", "value": 1}, "request id"),
         ({"id": "r" * 201, "name": "b", "value": 1}, "request id"),
         ({"id": "r1", "name": "b@1", "value": 1}, "name"),
-        ({"id": "r1", "name": "b", "value": 2}, "neither 0 nor 1"),
-        ({"id": "r1", "name": "b", "value": None}, "neither 0 nor 1"),
-        ({"id": "r1", "name": "b", "value": float("nan")}, "neither 0 nor 1"),
+        ({"id": "r1", "name": "b", "value": "2 or 3"}, "not a number"),
+        ({"id": "r1", "name": "b", "value": None}, "not a number"),
+        ({"id": "r1", "name": "b", "value": float("nan")}, "not a number"),
+        ({"id": "r1", "name": "b", "value": 10**400}, "not a number"),
         ({"id": "r1", "name": "b", "value": 1, "valeu": 1}, "Did you mean `value`"),
         ({"outcomes": [], "id": "r1"}, "nothing else"),
         ([{"id": "r", "name": "b", "value": 1}] * 10_001, "at most 10000"),
@@ -702,7 +885,7 @@ def test_a_wrong_document_is_refused_whole(document, said):
 def test_any_document_is_kept_or_refused(document):
     """Whatever JSON is sent, the answer is a number or a ConfigError."""
     with contextlib.suppress(ConfigError):
-        assert accept(FakeOutcomes(lambda: 5.0), document) >= 0
+        assert accept(FakeOutcomes(lambda: 5.0), document).new >= 0
 
 
 @pytest.mark.parametrize(
@@ -717,7 +900,7 @@ def test_a_file_of_outcomes_is_read(text):
     """CSV with a header and JSON lines mean the same; rows without a name have the given one."""
     found = read(text, "o.csv", "bought")
     assert [(o.id, o.name, o.value) for o in found] == [("r1", "bought", 1), ("r2", "bought", 0)]
-    assert keep(FakeOutcomes(lambda: 5.0), found) == 2
+    assert keep(FakeOutcomes(lambda: 5.0), found).new == 2
 
 
 @pytest.mark.parametrize(

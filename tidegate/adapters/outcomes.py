@@ -15,14 +15,24 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from tidegate.core.outcomes import UNITS, Outcome, Spec, named
+from tidegate.core.outcomes import UNITS, Outcome, Spec, counts, named
 from tidegate.core.plan import Plan
 from tidegate.errors import NoData
-from tidegate.machine.outcome_tables import Join, begin, experiment, measured, open_tables, prune
-from tidegate.outcomes import Entry, Journal, Place, unit_of
+from tidegate.machine.database import read_only
+from tidegate.machine.outcome_standing import asked_for, standing
+from tidegate.machine.outcome_tables import DAMAGED, Join, begin, experiment, measured, open_tables, prune
+from tidegate.outcomes import Entry, Journal, Place, Seen, Standing, countable, unit_of
 from tidegate.ports import Asked, Measured
 
 FILE = "outcomes.db"  # in the home: an outcome does not say which plane answered
+_ERASE = (
+    "DELETE FROM assignments WHERE id IN (SELECT value FROM json_each(?))",
+    "DELETE FROM outcomes WHERE id IN (SELECT value FROM json_each(?))",
+)
+_READ = "SELECT id, name, value, at FROM outcomes ORDER BY seq"
+_READ_SOME = (
+    "SELECT id, name, value, at FROM outcomes WHERE id IN (SELECT value FROM json_each(?)) ORDER BY seq"
+)
 
 
 class SqliteOutcomes:
@@ -34,6 +44,8 @@ class SqliteOutcomes:
     def record(self, outcomes: Sequence[Outcome]) -> int:
         """Keep outcomes in one transaction."""
         with self._database.writing() as connection:
+            if not all(counts(said.value) for said in outcomes):
+                countable(outcomes, asked_for(connection))
             before, at = connection.total_changes, self._now()
             connection.executemany(
                 "INSERT OR IGNORE INTO outcomes (id, name, value, at) VALUES (?, ?, ?, ?)",
@@ -41,9 +53,34 @@ class SqliteOutcomes:
             )
             return connection.total_changes - before
 
+    def standing(
+        self, outcomes: Sequence[Outcome], seen: Mapping[str, Seen], retention: float | None = None
+    ) -> Standing:
+        """Compare what was said with what is stored, and with the journals and windows of experiments."""
+        with self._database.reading() as connection:
+            return standing(connection, outcomes, seen, retention)
+
+    def erase(self, requests: Sequence[str]) -> int:
+        """Forget requests: their outcomes and who was assigned; counts stay. Returns how many outcomes."""
+        wanted = (json.dumps(list(requests)),)
+        with self._database.writing() as connection:
+            return [connection.execute(statement, wanted).rowcount for statement in _ERASE][-1]
+
     def close(self) -> None:
         """Close the file."""
         self._database.close()
+
+
+def read_outcomes(path: Path, requests: Sequence[str] | None = None) -> list[Outcome]:
+    """Return the outcomes of some requests, or of all, as they came; empty when there is no file."""
+    if not path.exists():
+        return []
+    with read_only(path, DAMAGED) as connection:
+        if not connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'outcomes'").fetchone():
+            return []  # it is just being made
+        some = None if requests is None else (json.dumps(list(requests)),)
+        rows = connection.execute(_READ_SOME, some) if some else connection.execute(_READ)
+        return [Outcome(request, name, float(value), at) for request, name, value, at in rows]
 
 
 # ---------------------------------------------------------------- measures
@@ -54,9 +91,16 @@ class OutcomeMeasures:
     """
 
     def __init__(
-        self, path: Path, journal: Journal, plane: str, now: Callable[[], float] = time.time
+        self,
+        path: Path,
+        journal: Journal,
+        plane: str,
+        now: Callable[[], float] = time.time,
+        labels: float = 0.0,
     ) -> None:
+        """`labels` is for how many seconds outcomes are kept at least: as long as what was predicted."""
         self._database, self._journal, self._plane, self._now = open_tables(path), journal, plane, now
+        self._labels = labels
 
     def names(self, plan: Plan) -> tuple[str, ...]:
         """Return the tallies of a stage's plan."""
@@ -72,7 +116,7 @@ class OutcomeMeasures:
             except NoData as error:
                 place, nothing = None, error
             found = self._joined(connection, asked, spec, now) if spec.windows else {}
-            prune(connection, now)
+            prune(connection, now, self._labels)
         if place:
             self._journal.tidy(place)  # only what is stored is ever dropped from the journal
         if nothing and not found:

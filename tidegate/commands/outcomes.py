@@ -10,10 +10,11 @@ from typing import Annotated
 import typer
 
 from tidegate.errors import ConfigError
+from tidegate.outcomes import Few, Kept
 
 Request = Annotated[str, typer.Argument(help="The request's id: x-request-id of its answer.", metavar="ID")]
 Name = Annotated[str, typer.Option("--name", help="Which outcome, as rollout.yaml calls it.")]
-Value = Annotated[str, typer.Option("--value", help="1 if it happened, 0 if not.")]
+Value = Annotated[str, typer.Option("--value", help="1 if it happened, 0 if not; or what number came of it.")]
 File = Annotated[str, typer.Option("--file", help="A .csv (id,name,value) or .jsonl of many; - is stdin.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
@@ -43,14 +44,31 @@ def outcome(
         said = [outcomes.parse({"id": request, "name": name, "value": value}, "")]
     store = SqliteOutcomes(wiring.home(wiring.find_checkout()).root / FILE)
     try:
-        new = outcomes.keep(store, said)
+        kept = outcomes.keep(store, said)
     finally:
         store.close()
     if as_json:
-        typer.echo(json.dumps({"outcomes": len(said), "new": new}))
+        typer.echo(json.dumps(kept.as_dict()))
     else:
-        old = len(said) - new
-        typer.echo(f"{new} kept" + (f", {old} known already" if old else ""))
+        _print(kept)
+
+
+def _print(kept: Kept) -> None:
+    old = kept.said - kept.new
+    typer.echo(f"{kept.new} kept" + (f", {old} known already" if old else ""))
+    for few, text in (
+        (kept.conflicting, "said before otherwise, which stays"),
+        (kept.late, "late: after the window of their experiment, or after predictions are kept"),
+        (
+            kept.unknown or Few(),
+            "unknown, and kept: neither the log of predictions nor a journal has them",
+        ),
+    ):
+        if few.count:
+            more = ", …" if few.count > len(few.first) else ""
+            typer.secho(f"{few.count} {text}: {', '.join(few.first)}{more}", fg="yellow")
+    if kept.note:
+        typer.secho(kept.note, err=True)
 
 
 def _text(file: str) -> str:

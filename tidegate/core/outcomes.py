@@ -41,12 +41,20 @@ class Assignment:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a request: 1 or 0 under a name; `at` is when it was received, seconds since the epoch."""
+    """What came of a request, under a name: 1 or 0 where an experiment counts it, else any number.
+
+    `at` is when it was received, seconds since the epoch.
+    """
 
     id: str
     name: str
-    value: int
+    value: float
     at: float = 0.0
+
+
+def counts(value: float) -> bool:
+    """Tell whether an experiment can count a value: it happened, or it did not."""
+    return value in (0, 1)
 
 
 @dataclass(frozen=True)
@@ -159,10 +167,10 @@ class _Joined:
         unit = self._unit_of.get(came.id)
         if unit is None:
             self._early.setdefault(came.id, []).append(came)
-        elif unit and came.name in self._windows:
+        elif unit and came.name in self._windows and counts(came.value):
             late = due(self._first[unit].at, self._windows[came.name], came.at)
             if not late:
-                self._known.setdefault((unit, came.name), came.value)
+                self._known.setdefault((unit, came.name), int(came.value))
 
     def tallies(self, now: float) -> dict[str, Tallies]:
         found: dict[str, Tallies] = {}

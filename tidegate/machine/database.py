@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -50,9 +50,17 @@ def translate(error: Exception, path: Path, damaged: str = _PLAIN) -> TidegateEr
 class Database:
     """One connection to the file, opened at the first use; threads take turns with it."""
 
-    def __init__(self, path: Path, schema: str, damaged: str = _PLAIN, busy: float = BUSY_SECONDS) -> None:
+    def __init__(
+        self,
+        path: Path,
+        schema: str,
+        damaged: str = _PLAIN,
+        busy: float = BUSY_SECONDS,
+        upgrade: Callable[[sqlite3.Connection], None] | None = None,
+    ) -> None:
+        """Name the file; `upgrade` brings one of an older version up to date, in transactions of its own."""
         self.path = path
-        self._schema, self._damaged, self._patience = schema, damaged, busy
+        self._schema, self._damaged, self._patience, self._upgrade = schema, damaged, busy, upgrade
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
 
@@ -71,6 +79,8 @@ class Database:
                         made.execute("PRAGMA journal_mode=WAL")
                         made.execute("PRAGMA synchronous=FULL")
                         made.executescript(self._schema)
+                        if self._upgrade:
+                            self._upgrade(made)
             except BaseException:
                 made.close()
                 raise

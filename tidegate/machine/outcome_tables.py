@@ -10,7 +10,7 @@ import sqlite3
 from pathlib import Path
 
 from tidegate.core.counts import Tally
-from tidegate.core.outcomes import DAY, GRACE, UNITS, Spec, named, outcome_key
+from tidegate.core.outcomes import DAY, GRACE, UNITS, Spec, counts, named, outcome_key
 from tidegate.core.plan import Plan
 from tidegate.machine.database import Database
 from tidegate.ports import Asked, Measured
@@ -29,7 +29,7 @@ CREATE TABLE IF NOT EXISTS assignments (
 CREATE UNIQUE INDEX IF NOT EXISTS assignment_of_request ON assignments (id, model, plane);
 CREATE INDEX IF NOT EXISTS assignments_of_model ON assignments (plane, model, seq);
 CREATE TABLE IF NOT EXISTS outcomes (
-  seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL, name TEXT NOT NULL, value INTEGER NOT NULL,
+  seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL, name TEXT NOT NULL, value REAL NOT NULL,
   at REAL NOT NULL
 ) STRICT;
 CREATE UNIQUE INDEX IF NOT EXISTS outcome_of_request ON outcomes (id, name);
@@ -52,12 +52,42 @@ CREATE TABLE IF NOT EXISTS tallies (
   events INTEGER NOT NULL, PRIMARY KEY (experiment, release, name)
 ) STRICT, WITHOUT ROWID;
 """
-_DAMAGED = "Move it away: experiments under way begin their count anew, outcomes before that are lost."
+# A value was 0 or 1 before. What counts on from a number (`heard`) must find it again, so that it is kept.
+_NUMBERS = """
+ALTER TABLE outcomes RENAME TO outcomes_before;
+CREATE TABLE outcomes (
+  seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL, name TEXT NOT NULL, value REAL NOT NULL,
+  at REAL NOT NULL
+) STRICT;
+INSERT INTO outcomes SELECT seq, id, name, value, at FROM outcomes_before;
+DELETE FROM sqlite_sequence WHERE name = 'outcomes';
+INSERT INTO sqlite_sequence SELECT 'outcomes', seq FROM sqlite_sequence WHERE name = 'outcomes_before';
+DROP TABLE outcomes_before;
+CREATE UNIQUE INDEX outcome_of_request ON outcomes (id, name);
+"""
+DAMAGED = "Move it away: experiments under way begin their count anew, outcomes before that are lost."
 
 
 def open_tables(path: Path) -> Database:
     """Return the file at `path`, made with its tables at the first use."""
-    return Database(path, _SCHEMA, _DAMAGED)
+    return Database(path, _SCHEMA, DAMAGED, upgrade=_upgrade)
+
+
+def _upgrade(connection: sqlite3.Connection) -> None:
+    """Let a file of before hold any number, in one transaction; nothing where it can already."""
+    kind = "SELECT type FROM pragma_table_info('outcomes') WHERE name = 'value'"
+    if connection.execute(kind).fetchone() != ("INTEGER",):
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        if connection.execute(kind).fetchone() == ("INTEGER",):  # another process may have been first
+            for statement in _NUMBERS.split(";"):
+                connection.execute(statement)
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
 
 
 # ---------------------------------------------------------------- experiments
@@ -159,18 +189,18 @@ class Join:
         for name, value, received in early:
             self._hear(unit, name, value, received)
 
-    def _hear(self, unit: str, name: str, value: int, received: float) -> None:
-        if name not in self._spec.windows:
+    def _hear(self, unit: str, name: str, value: float, received: float) -> None:
+        if name not in self._spec.windows or not counts(value):
             return
         window = self._spec.windows[name]
         oldest = -1e18 if window is None else received - window - GRACE
         row = self._ask(
             "UPDATE answers SET value = ?, counted = ? WHERE experiment = ? AND name = ? AND unit = ? "
             "AND value IS NULL AND counted = 0 AND at >= ? RETURNING release",
-            (value, int(window is None), self._number, name, unit, oldest),
+            (int(value), int(window is None), self._number, name, unit, oldest),
         ).fetchone()
         if row and window is None:
-            self._add(row[0], outcome_key(name), (1, value))
+            self._add(row[0], outcome_key(name), (1, int(value)))
 
     def _expire(self, now: float) -> None:
         """Count the units whose window is over."""
@@ -243,12 +273,16 @@ _FORGET = (
 )
 
 
-def prune(connection: sqlite3.Connection, now: float) -> None:
-    """Drop, the oldest first and a part at a time, what no experiment can need any more."""
+def prune(connection: sqlite3.Connection, now: float, labels: float = 0.0) -> None:
+    """Drop, the oldest first and a part at a time, what no experiment can need any more.
+
+    Outcomes are labels of predictions, too: they stay for `labels` seconds at least.
+    """
     ask = connection.execute
     known = ask("SELECT number, plane, model, spec, keep, looked FROM experiments ORDER BY looked").fetchall()
-    bound = now - max((row[4] for row in known), default=DAY)
+    needed = max((row[4] for row in known), default=DAY)
     for table, oldest in _OLDEST.items():
+        bound = now - (max(needed, labels) if table == "outcomes" else needed)
         first = ask(oldest).fetchone()
         if not first or first[0] >= bound:
             continue

@@ -188,8 +188,8 @@ class Pages:
 
     async def outcomes(self, request: Request) -> Response:
         """Keep outcomes: {id, name, value}, a list of them, or {"outcomes": [...]}."""
-        new = await run_in_threadpool(self.source.accept, await _json(request))
-        return JSONResponse({"accepted": new})
+        kept = await run_in_threadpool(self.source.accept, await _json(request))
+        return JSONResponse({"accepted": kept.new, **kept.as_dict()})
 
     # ------------------------------------------------------------ errors
     def failed(self, request: Request, error: Exception) -> Response:

@@ -83,8 +83,8 @@ class Source:
             time.sleep(0.1)
         return Answer(None, f"asked, but the agent has not answered within {ANSWER:.0f} s; it goes on")
 
-    def accept(self, document: object) -> int:
-        """Keep outcomes; returns how many were new. Raises ConfigError for one that is wrong."""
+    def accept(self, document: object) -> outcomes.Kept:
+        """Keep outcomes; returns what became of them. Raises ConfigError for one that is wrong."""
         return outcomes.accept(self._outcomes, document)
 
     # ------------------------------------------------------------ what was
