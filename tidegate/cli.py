@@ -16,6 +16,7 @@ GROUPS = (
     "planes",
     "status",
     "rollouts",
+    "releases",
     "outcomes",
     "model",
     "gates",

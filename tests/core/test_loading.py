@@ -11,6 +11,7 @@ from tests.builders import A, B, C
 from tests.core.test_rollout import World, canary, settled
 from tidegate.core.asked import Ask, Room
 from tidegate.core.asking import ask
+from tidegate.core.loading import why
 from tidegate.core.state import Loaded, ModelState, Phase, Start, Stop, WriteBack, needed
 
 MB = 1_000_000
@@ -251,3 +252,17 @@ def test_loaded_says_who_and_since_when() -> None:
     world = loaded()
     assert world.state.loaded[B] == Loaded(world.state.loaded[B].at, "Ann", True)
     assert world.now - 3 <= world.state.loaded[B].at <= world.now
+
+
+def test_why_a_release_runs_is_said_in_a_few_words() -> None:
+    """What runs, what is on its way, what is loaded, kept warm, or about to go."""
+    world = loaded()
+    assert why(world.state, A, world.now) == "runs"
+    assert why(world.state, B, world.now) == "loaded by Ann"
+    state = msgspec.structs.replace(world.state, loaded={B: Loaded(1.0, "Ann")}, retiring={C: world.now + 30})
+    assert why(state, B, world.now) == "loaded by Ann, not ready yet"
+    assert why(state, C, world.now) == "kept warm, 30 s more"
+    assert why(state, C, world.now + 31) == "about to stop"
+    assert why(canary(5).state, B, 0.0) == "canary, Progressing"
+    say(world, "switch", B)
+    assert why(world.state, B, world.now) == "taking over"

@@ -70,7 +70,7 @@ class Desk:
         by, reason = str(payload.get("by", "somebody")), " ".join(str(payload.get("reason", "")).split())
         release = str(payload.get("release", ""))
         environment, want, seen = str(payload.get("environment", "")), known.want(model), known.seen(model)
-        asked = Ask(environment, by, reason, now, want, release, seen, known.room)
+        asked = Ask(environment, by, reason, now, want, release, seen, known.room, model)
         models[model], text, notes = ask(request.kind, before, asked)
         self.told += [(model, note) for note in notes]
         accepted = models[model] is not before

@@ -2,155 +2,47 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 import signal
 import socket
 import sys
-import time
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
+from tidegate.commands.asking import AsJson, Asking, Environment, ForEnd, Model, Reason, Timeout
 from tidegate.commands.environments import known_environment
-from tidegate.errors import PlatformError, Refused
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
-
-def _state_path(checkout: Path) -> Path:
-    from tidegate import wiring
-
-    return wiring.state_path(wiring.platform(checkout, "production"), wiring.home(checkout))
+from tidegate.errors import Refused
 
 
 # ---------------------------------------------------------------- asking the agent
-Environment = Annotated[str, typer.Argument(help="canary or production")]
-Model = Annotated[str, typer.Argument(help="the model's name")]
-Reason = Annotated[str, typer.Option(help="Why; kept with the event, and in the commit if there is one.")]
-Timeout = Annotated[float, typer.Option(help="Seconds to wait for the answer.")]
-
-
-@dataclass(frozen=True)
-class _Asking:
-    """One request to the agent of a plane, and how its answer is told."""
-
-    verb: str
-    environment: str
-    model: str
-    reason: str
-    timeout: float
-    as_json: bool
-
-    def send(self) -> _Asked:
-        """Leave it for the agent and wait for the answer. Raises Refused when the agent can't do it."""
-        from tidegate import wiring
-        from tidegate.adapters.sqlite import SqliteInbox
-        from tidegate.agent.locks import agent_runs
-
-        known_environment(self.environment)
-        checkout = wiring.find_checkout()
-        spec, where = wiring.platform(checkout, self.environment), wiring.home(checkout)
-        if not agent_runs(where.plane(spec.plane)):
-            raise PlatformError(f"no agent runs plane {spec.plane} on this machine", "Start it: tidegate up")
-        state, began = _state_path(checkout), time.time()
-        inbox = SqliteInbox(state)
-        request = inbox.send(
-            spec.plane,
-            self.verb,
-            {
-                "environment": self.environment,
-                "model": self.model,
-                "reason": self.reason,
-                "by": getpass.getuser(),
-            },
-        )
-        while (answer := inbox.result(request)) is None:
-            if time.time() - began > self.timeout:
-                raise PlatformError(
-                    f"asked, but not answered after {self.timeout:.0f} s",
-                    "It is followed when the agent comes to it. See what it does: tidegate status --watch",
-                )
-            time.sleep(0.1)
-        if not answer.get("accepted"):
-            raise Refused(str(answer["text"]), "See what runs: tidegate status")
-        return _Asked(self, state, spec.plane, began, str(answer["text"]), str(answer.get("release", "")))
-
-
-@dataclass(frozen=True)
-class _Asked:
-    """A request that the agent took up."""
-
-    asking: _Asking
-    state: Path
-    plane: str
-    began: float
-    text: str
-    release: str
-
-    def tell(self) -> None:
-        """Print the answer."""
-        if self.asking.as_json:
-            typer.echo(json.dumps({"release": self.release, "text": self.text}))
-        else:
-            typer.echo(self.text)
-
-    def follow(self) -> None:
-        """Print what happens until the release has left, and Git says so. Raises Refused, PlatformError."""
-        from tidegate.adapters.sqlite import read_events
-
-        told: set[tuple[float, str]] = set()
-        while time.time() - self.began < self.asking.timeout:
-            for event in read_events(self.state, self.plane, 20):
-                # Another rollback of this model may end meanwhile: only what was asked for here is told.
-                mine = (event.model, event.release) == (self.asking.model, self.release)
-                if event.at < self.began or not mine or (event.at, event.kind) in told:
-                    continue
-                told.add((event.at, event.kind))
-                if not self.asking.as_json:
-                    typer.echo(f"{event.at - self.began:5.1f} s  {event.text}")
-                if event.kind == "gave-up":
-                    raise Refused(event.text, "See what runs: tidegate status")
-                if event.kind == "rolled-back":
-                    took = round(event.at - self.began, 2)
-                    end = {"release": event.release, "text": event.text, "took_s": took}
-                    typer.echo(json.dumps(end)) if self.asking.as_json else None
-                    return
-            time.sleep(0.2)
-        raise PlatformError(
-            f"asked, but not finished after {self.asking.timeout:.0f} s",
-            "Follow it: tidegate status --watch; it goes on.",
-        )
-
-
 def rollback(
     environment: Environment,
     model: Model,
     reason: Reason = "",
-    timeout: Annotated[float, typer.Option(help="Seconds to wait for the end.")] = 120.0,
+    timeout: ForEnd = 120.0,
     as_json: AsJson = False,
 ) -> None:
     """Go back to the last verified release at once, and write it to Git.
 
     Example: tidegate rollback production flight-delay --reason "complaints from Denver"
     """
-    _Asking("rollback", environment, model, reason, timeout, as_json).send().follow()
+    Asking("rollback", environment, model, reason, timeout, as_json).send().follow()
 
 
 def abort(
     environment: Environment,
     model: Model,
     reason: Reason = "",
-    timeout: Annotated[float, typer.Option(help="Seconds to wait for the end.")] = 120.0,
+    timeout: ForEnd = 120.0,
     as_json: AsJson = False,
 ) -> None:
     """Take back a rollout that is under way, and write it to Git; what has settled is not touched.
 
     Example: tidegate abort canary flight-delay --reason "wrong branch"
     """
-    _Asking("abort", environment, model, reason, timeout, as_json).send().follow()
+    Asking("abort", environment, model, reason, timeout, as_json).send().follow()
 
 
 def pause(
@@ -164,7 +56,7 @@ def pause(
 
     Example: tidegate pause canary flight-delay --reason "waiting for the weekend"
     """
-    _Asking("pause", environment, model, reason, timeout, as_json).send().tell()
+    Asking("pause", environment, model, reason, timeout, as_json).send().tell()
 
 
 def resume(
@@ -178,7 +70,7 @@ def resume(
 
     Example: tidegate resume canary flight-delay
     """
-    _Asking("resume", environment, model, reason, timeout, as_json).send().tell()
+    Asking("resume", environment, model, reason, timeout, as_json).send().tell()
 
 
 def approve(
@@ -192,7 +84,7 @@ def approve(
 
     Example: tidegate approve production flight-delay --reason "looked at the pairs"
     """
-    _Asking("approve", environment, model, reason, timeout, as_json).send().tell()
+    Asking("approve", environment, model, reason, timeout, as_json).send().tell()
 
 
 def retry(

@@ -32,7 +32,9 @@ def status(
     if watch:
         _follow(checkout, as_json)
     elif as_json:
-        typer.echo(json.dumps(snapshot(checkout), indent=2))
+        from tidegate.commands.releases import loaded
+
+        typer.echo(json.dumps({**snapshot(checkout), "releases": loaded(checkout)}, indent=2))
     else:
         from tidegate.ui.terminal import render
 

@@ -32,3 +32,4 @@ class Ask:
     release: str = ""
     seen: Seen = field(default_factory=Seen)
     room: Room = field(default_factory=Room)
+    model: str = "MODEL"  # as it is called in what is said

@@ -11,7 +11,8 @@ import msgspec
 
 from tidegate.core.asked import Answer, Ask
 from tidegate.core.leaving import held_back
-from tidegate.core.state import SWITCHED, Loaded, ModelState, Note, Phase, Rollout, Seen, Want
+from tidegate.core.release import original
+from tidegate.core.state import ACTIVE, SWITCHED, Loaded, ModelState, Note, Phase, Rollout, Seen, Want
 
 replace = msgspec.structs.replace
 
@@ -82,6 +83,28 @@ def keep(state: ModelState, want: Want, seen: Seen, notes: list[Note]) -> ModelS
     return state if kept == state.loaded else replace(state, loaded=kept)
 
 
+def why(state: ModelState, release: str, now: float) -> str:
+    """Return in a few words why a release's processes run."""
+    rollout = state.rollout
+    if release == state.stable:
+        return "runs"
+    if rollout and rollout.phase in ACTIVE and release == rollout.release:
+        return f"{rollout.environment}, {rollout.phase}"
+    if (
+        rollout
+        and rollout.phase in ACTIVE
+        and (original(release) != release or release in [arm.release for arm in rollout.arms])
+    ):
+        return "compared with"
+    if rollout and rollout.phase is Phase.ROLLING_BACK and release == rollout.stable:
+        return "taking over"
+    if release in state.loaded:
+        held = state.loaded[release]
+        return f"loaded by {held.by or 'somebody'}" + ("" if held.ready else ", not ready yet")
+    left = state.retiring.get(release, 0.0) - now
+    return f"kept warm, {left:.0f} s more" if left > 0 else "about to stop"
+
+
 def settled(state: ModelState, rollout: Rollout, now: float) -> ModelState:
     """Rest on the release that was switched to, and keep the one before it loaded."""
     old, new = rollout.release, str(rollout.stable)
@@ -107,7 +130,7 @@ def _of_traffic(state: ModelState) -> set[str]:
 def _not_loadable(state: ModelState, asked: Ask) -> str:
     release, want = asked.release, held_back(state, asked.want)
     if release not in want.known:
-        return f"{release or '(none named)'} has no record in Git: see `tidegate releases`"
+        return f"{release or '(none named)'} has no record in Git: see `tidegate history`"
     if release in want.rejected:
         return f"{release} was rejected: ask for it again by `tidegate retry`"
     if release in _of_traffic(state):
@@ -122,7 +145,7 @@ def _no_room(state: ModelState, asked: Ask) -> str:
     room, memory = asked.room, asked.seen.memory
     first = next(iter(state.loaded), "")
     if len(state.loaded) >= room.releases:
-        hint = f"; let one go: tidegate unload {asked.environment} MODEL {first}" if first else ""
+        hint = f"; let one go: tidegate unload {asked.environment} {asked.model} {first}" if first else ""
         return f"{len(state.loaded)} releases are loaded beside what runs, {room.releases} may be{hint}"
     held = sum(memory.get(release, 0) for release in state.loaded)
     more = max(memory.values(), default=0)
@@ -144,7 +167,7 @@ def _not_switchable(state: ModelState, asked: Ask) -> str:
         return f"{release} is what {where} runs already"
     want = held_back(state, asked.want)
     if release not in want.known:
-        return f"{release} has no record in Git: see `tidegate releases`"
+        return f"{release} has no record in Git: see `tidegate history`"
     if release in want.rejected:
         return f"{release} was rejected: ask for it again by `tidegate retry`"
     if state.rollout and state.rollout.phase is Phase.ROLLING_BACK:
@@ -156,7 +179,7 @@ def _not_switchable(state: ModelState, asked: Ask) -> str:
         other = state.active
         return f"{other.release} is on its way to {other.environment}: end that by `tidegate abort`, or wait"
     if release not in state.loaded:
-        return f"{release} is not loaded: tidegate load {where} MODEL {release}"
+        return f"{release} is not loaded: tidegate load {where} {asked.model} {release}"
     if not _up(release, asked.seen):
         return f"{release} is loaded and does not answer yet: see `tidegate releases`"
     return ""
