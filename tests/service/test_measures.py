@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import re
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -414,7 +415,7 @@ def test_a_bad_folder_fails_no_request(folder: Path, caplog: pytest.LogCaptureFi
         for _ in range(3):
             for _ in range(10):
                 assert await app.predict(0.5, JOURNALED) == 200
-            await asyncio.sleep(2 * answered.FLUSH_SECONDS)
+            await _at_rest(app.shell.engine.journal)
 
     with caplog.at_level(logging.WARNING):
         asyncio.run(app.live(work()))
@@ -461,8 +462,11 @@ def test_a_full_disk_spoils_no_later_line(tmp_path: Path, monkeypatch: pytest.Mo
 async def _note(journal: Journal, name: str) -> None:
     """Write down one answer and wait until the disk has had it."""
     journal.note(Measuring("toy", "score"), name, 200, 1.0, {"score": 0.5})
-    journal._hand_over()
-    while journal._written < journal._handed:
+    await _at_rest(journal)
+
+
+async def _at_rest(journal: Journal | None) -> None:
+    while journal and journal.waiting:
         await asyncio.sleep(0.01)
 
 
@@ -470,11 +474,13 @@ def test_a_disk_that_hangs_costs_lines_and_no_time(tmp_path: Path, monkeypatch: 
     """What waits for a disk is bounded: beyond that answers are counted as lost."""
     monkeypatch.setattr(answered, "BACKLOG", 10_000)
     monkeypatch.setattr(answered, "CLOSING_SECONDS", 0.05)
+    ends = threading.Event()
+    monkeypatch.setattr(answered.Lines, "write", lambda self, parts: ends.wait())  # never takes anything
     journal = Journal(tmp_path, "abc")
-    monkeypatch.setattr(Journal, "_write_all", lambda self: None)  # never takes anything
     _write(journal, *({"score": 0.5} for _ in range(500)))
     assert journal.lost > 300
-    assert journal.lost + journal._handed // 100 >= 400
+    assert journal.lost + journal.waiting // 100 >= 400
+    ends.set()
 
 
 def test_a_file_that_somebody_removed_is_made_anew(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ thousand is answered in front of its middlewares, which cost more than the model
   messages are `messages`, made of `inference.proto` by way of `descriptor`
 - `request`, `description`: from bytes to a checked request; what is published as OpenAPI
 - `measuring`, `answered`: what is counted, and what is written down to be compared
+- `predictions`: the log of predictions; `spool`, by which both are written off the way of an answer
 
 Imports only what a Bento brings along, and nothing else of this package but `files`.
 """

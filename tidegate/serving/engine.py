@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import msgspec
 import numpy as np
 
-from tidegate.serving import answered, measuring, online
+from tidegate.serving import answered, measuring, online, predictions
 from tidegate.serving.admission import Admission
 from tidegate.serving.artifact import identity
 from tidegate.serving.request import Invalid
@@ -105,6 +105,10 @@ class Engine:
         self.cache: Cache | None = None
         self.batcher: Batcher | None = None
         self.recorder: Recorder | None = None
+        written = predictions.of_environment(service.name, self.identity, self.names, settings.log)
+        if written is not None:
+            written.shown(self.measuring.add)
+            self.recorder = written
         self._service = service
         measuring.show_holdout(self.measuring, lambda: getattr(self.instance, "model", None), self.names)
 

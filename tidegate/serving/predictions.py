@@ -17,7 +17,7 @@ import secrets
 import struct
 import time
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,6 @@ from tidegate.serving.spool import Spool
 
 if TYPE_CHECKING:
     from tidegate.serving.engine import Answer, Call, Columns
-    from tidegate.serving.metrics import Registry
     from tidegate.serving.settings import Log
 
 FOLDER = "TIDEGATE_PREDICTIONS"  # the variable that names the folder
@@ -48,6 +47,23 @@ _F4 = np.dtype("<f4")
 _encode = msgspec.msgpack.Encoder().encode
 
 
+def of_environment(
+    service: str, identity: Mapping[str, str], names: Sequence[str], settings: Log
+) -> PredictionLog | None:
+    """Return the log that the environment asks for; None outside of a plane, or where it is off."""
+    folder = os.environ.get(FOLDER)
+    if not folder or not settings.enabled:
+        return None
+    head = {
+        "model": _model(Path(__file__).resolve().parents[2]) or service.replace("_", "-"),
+        "release": identity["release"],
+        "model_version": identity["model_version"],
+        "plane": os.environ.get("TIDEGATE_PLANE", ""),
+        "features": list(names),
+    }
+    return PredictionLog(Path(folder), head, int(settings.max_waiting_mb * 1024 * 1024))
+
+
 class PredictionLog:
     """`engine.Recorder` that writes segments of one model and release."""
 
@@ -55,23 +71,6 @@ class PredictionLog:
         self._spool = Spool(Segments(folder, head), limit, "predictions", again=AGAIN_SECONDS)
         self._put = self._spool.put
         self._refused = 0  # records that could not be encoded
-
-    @staticmethod
-    def of_environment(
-        service: str, identity: Mapping[str, str], names: Sequence[str], settings: Log
-    ) -> PredictionLog | None:
-        """Return the log that the environment asks for; None outside of a plane, or where it is off."""
-        folder = os.environ.get(FOLDER)
-        if not folder or not settings.enabled:
-            return None
-        head = {
-            "model": _model(Path(__file__).resolve().parents[2]) or service.replace("_", "-"),
-            "release": identity["release"],
-            "model_version": identity["model_version"],
-            "plane": os.environ.get("TIDEGATE_PLANE", ""),
-            "features": list(names),
-        }
-        return PredictionLog(Path(folder), head, int(settings.max_waiting_mb * 1024 * 1024))
 
     @property
     def dropped(self) -> int:
@@ -88,21 +87,15 @@ class PredictionLog:
         """Predictions that are in a segment."""
         return self._spool.written
 
-    def register(self, registry: Registry) -> None:
-        """Tell `/metrics` what became of the predictions."""
-        for name, about in (
-            ("written", "Predictions written to the log"),
-            ("dropped", "Predictions not logged since too many waited for the disk"),
-            ("failed", "Predictions that could not be logged"),
-        ):
-            full = f"tidegate_predictions_log_{name}_total"
-            registry.add(full, about, "counter", lambda name=name: getattr(self, name))  # type: ignore[misc]
-        registry.add(
-            "tidegate_predictions_log_waiting_bytes",
-            "Bytes of the log that wait for the disk",
-            "gauge",
-            lambda: self._spool.waiting,
-        )
+    def shown(self, add: Callable[..., None]) -> None:
+        """Name what became of the predictions for /metrics; `add` is Measuring.add."""
+        name = "tidegate_predictions_log_{}_total"
+        add(name.format("written"), "Predictions written to the log", "counter", lambda: self.written)
+        about = "Predictions not logged since too many waited for the disk"
+        add(name.format("dropped"), about, "counter", lambda: self.dropped)
+        add(name.format("failed"), "Predictions that could not be logged", "counter", lambda: self.failed)
+        about = "Bytes of the log that wait for the disk"
+        add("tidegate_predictions_log_waiting_bytes", about, "gauge", lambda: self._spool.waiting)
 
     def row(self, call: Call, features: Any, answer: Answer, source: str, ms: float) -> None:
         """Write down one prediction; `features` [1, n] or None, of words none are kept."""
