@@ -58,11 +58,11 @@ def sampled(
     `ask` maps rows [n, F] to n predictions, `background` [m, F] are rows to compare with. base + values is
     exactly what `ask` says of the row; base is the mean prediction of the background rows that were drawn.
     """
-    random = np.random.default_rng(seed)
+    draws = np.random.default_rng(seed)
     wanted = np.asarray(row, dtype=background.dtype)
     count = len(wanted)
-    drawn = background[random.permutation(np.arange(passes) % len(background))]
-    orders = np.stack([random.permutation(count) for _ in range(passes)])
+    drawn = background[draws.permutation(np.arange(passes) % len(background))]
+    orders = np.stack([draws.permutation(count) for _ in range(passes)])
     both = np.stack([orders, orders[:, ::-1]], axis=1).reshape(-1, count)  # [2 passes, F]
     steps = np.repeat(drawn, 2, axis=0)[:, None, :].repeat(count + 1, axis=1)  # [2 passes, F + 1, F]
     ranks = np.argsort(both, axis=1)  # a feature's place in the order

@@ -119,7 +119,7 @@ def without(files: Files, path: Path, match: Match, until: float) -> int:
         return 0
     whole = pq.read_table(path, partitioning=None)
     end = pa.scalar(datetime.fromtimestamp(until, UTC).replace(tzinfo=None), pa.timestamp("us"))
-    rest = whole.filter(pc.or_(others, pc.greater(whole.column("at"), end)))
+    rest = whole.filter(pc.or_(others, pc.greater(whole.column("time"), end)))
     gone = len(whole) - len(rest)
     if gone and len(rest):
         files.put([(files.write(path.parent, rest), path)])

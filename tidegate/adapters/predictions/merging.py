@@ -44,7 +44,7 @@ def merge(files: Files, group: Sequence[Part]) -> None:
     """Make one file of several, which go once it is there."""
     paths = [part.path for part in group]
     whole = pa.concat_tables([pq.read_table(path, partitioning=None) for path in paths])
-    whole = whole.replace_schema_metadata(None).sort_by("at")
+    whole = whole.replace_schema_metadata(None).sort_by("time")
     names = [path.name for path in paths]
     folder = paths[0].parent
     temporary = files.write(folder, whole, names)

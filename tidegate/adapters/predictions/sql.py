@@ -19,11 +19,16 @@ from tidegate.machine.database import read_only
 
 VIEWS = ("predictions", "outcomes", "labelled")
 _OUTCOMES = pa.schema(
-    [("request_id", pa.string()), ("name", pa.string()), ("value", pa.float64()), ("at", pa.timestamp("us"))]
+    [
+        ("request_id", pa.string()),
+        ("name", pa.string()),
+        ("value", pa.float64()),
+        ("time", pa.timestamp("us")),
+    ]
 )
 _LABELLED = """
 CREATE VIEW labelled AS SELECT predictions.*, outcomes.name AS outcome, outcomes.value AS value,
-outcomes.at AS outcome_at FROM predictions JOIN outcomes USING (request_id)
+outcomes.time AS outcome_time FROM predictions JOIN outcomes USING (request_id)
 """
 
 
@@ -95,19 +100,21 @@ def holding(parquet: Sequence[Path], request_id: str) -> list[Path]:
     return sorted(Path(row[0]) for row in rows)
 
 
-def known(parquet: Sequence[Path], ids: Collection[str]) -> set[str]:
-    """Return which of these are requests, or rows of requests."""
+def seen(parquet: Sequence[Path], ids: Collection[str]) -> list[tuple[str, str, float]]:
+    """Return (id, model, when) of those that are requests, or rows of requests; the newest is the last."""
     if not parquet:
-        return set()
+        return []
     of = _files(parquet)
     text = (
-        f"SELECT id FROM asked WHERE id IN (SELECT request_id FROM {of}) OR id IN "  # noqa: S608
-        f"(SELECT regexp_replace(request_id, '/[0-9]+$', '') FROM {of} WHERE contains(request_id, '/'))"
+        f"SELECT id, model, max(epoch(time)) AS moment FROM asked JOIN {of} ON id = request_id "  # noqa: S608
+        "GROUP BY ALL UNION ALL "
+        f"SELECT id, model, max(epoch(time)) AS moment FROM asked JOIN {of} "
+        "ON contains(request_id, '/') AND id = regexp_replace(request_id, '/[0-9]+$', '') "
+        "GROUP BY ALL ORDER BY moment"
     )
     with _connected(parquet, 1024) as connection:
         connection.register("asked", pa.table({"id": pa.array(sorted(ids), pa.string())}))
-        rows = connection.execute(text).fetchall()
-    return {row[0] for row in rows}
+        return [(row[0], row[1], float(row[2])) for row in connection.execute(text).fetchall()]
 
 
 # ---------------------------------------------------------------- the connection

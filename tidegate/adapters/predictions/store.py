@@ -26,6 +26,8 @@ from tidegate.adapters.predictions.merging import groups, merge
 from tidegate.adapters.predictions.tables import predictions, tables
 from tidegate.core.predictions import Match, Prediction, by_value
 from tidegate.core.segments import Segment
+from tidegate.errors import NoData
+from tidegate.outcomes import Seen
 
 
 @dataclass(frozen=True)
@@ -93,17 +95,30 @@ class PredictionStore:
                     found += predictions(segment.head.model, table)
         return sorted(found, key=lambda each: (each.at, _number(each.request_id)))
 
-    def known(self, ids: Collection[str]) -> set[str]:
-        """Return those of `ids` that are requests, or rows of requests, which were answered."""
-        if not ids:
-            return set()
+    def seen(self, ids: Collection[str]) -> dict[str, Seen]:
+        """Return those of `ids` that are requests, or rows of them: who answered, and when (the last time).
+
+        Raises NoData where nothing is logged.
+        """
         asked = set(ids)
         with self._files.reading():
-            found = sql.known([part.path for part in self._files.parts()], asked)
-            for segment in self._segments():
+            parts = [part.path for part in self._files.parts()]
+            segments = list(self._segments())
+            if not parts and not segments:
+                raise NoData("no prediction is logged here", "Start a plane: tidegate up")
+            rows = sql.seen(parts, asked) if asked else []
+            found = {each: Seen(model, at) for each, model, at in rows}
+            for segment in segments:
                 for record in segment.records:
-                    found |= asked & _names(record)
+                    found |= {each: Seen(segment.head.model, record[2]) for each in asked & _names(record)}
         return found
+
+    def known(self, ids: Collection[str]) -> set[str]:
+        """Return those of `ids` that are requests, or rows of requests, which were answered."""
+        try:
+            return set(self.seen(ids))
+        except NoData:
+            return set()
 
     def _sources(self) -> sql.Sources:
         fresh = [

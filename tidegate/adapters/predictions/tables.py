@@ -25,7 +25,7 @@ TEXTS = ("release", "model_version", "plane", "arm", "protocol", "source")
 BASE = pa.schema(
     [
         ("request_id", pa.string()),
-        ("at", pa.timestamp("us")),  # UTC
+        ("time", pa.timestamp("us")),  # UTC; `at` is a word of SQL
         *((name, pa.string()) for name in TEXTS),
         ("latency_ms", pa.float64()),
         ("inputs", pa.string()),
@@ -120,7 +120,7 @@ def _table(segment: Segment, found: list[Row]) -> pa.Table:
     found.sort(key=lambda row: row.at)
     columns: dict[str, Any] = {
         "request_id": [row.request_id for row in found],
-        "at": np.array([round(row.at * 1e6) for row in found], "datetime64[us]"),
+        "time": np.array([round(row.at * 1e6) for row in found], "datetime64[us]"),
         "release": [head.release] * len(found),
         "model_version": [head.model_version] * len(found),
         "plane": [head.plane] * len(found),
@@ -178,7 +178,7 @@ def predictions(model: str, table: pa.Table) -> Iterable[Prediction]:
             inputs = msgspec.json.decode(row["inputs"])
         yield Prediction(
             request_id=row["request_id"],
-            at=row["at"].replace(tzinfo=UTC).timestamp(),
+            at=row["time"].replace(tzinfo=UTC).timestamp(),
             model=model,
             **{name: row[name] for name in TEXTS},
             latency_ms=row["latency_ms"],
