@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from tidegate.serving.request import Invalid
 from tidegate.serving.settings import Queue
@@ -35,6 +35,13 @@ class Admission:
         self._turn_began = 0.0
         self._turning = False
         self._left = 0
+
+    def shown(self, add: Callable[..., None]) -> None:
+        """Name what is counted here for /metrics; `add` is Measuring.add."""
+        about = "Requests taken on and not answered yet, those that wait included"
+        add("tidegate_requests_in_progress", about, "gauge", lambda: self.taken)
+        about = "Requests in progress beyond which one more is refused by 429"
+        add("tidegate_requests_in_progress_limit", about, "gauge", lambda: self._most)
 
     def enter(self) -> None:
         """Take a place, to be given back by `leave`; raises Invalid (429) when there is none."""

@@ -95,6 +95,7 @@ class Engine:
         self.measuring = measuring.Measuring(
             service.name, getattr(inner, "score", ""), getattr(inner, "decision", ""), self.names
         )
+        self.admission.shown(self.measuring.add)
         self.journal = answered.Journal.of_environment()
         # What a model may do without; each costs one look where it is off.
         self.online: Online | None = None
