@@ -64,6 +64,7 @@ class Measuring:
         self.scores = self._scores.counts
         self._statuses: dict[int, int] = {}
         self._taken = Histogram(SECONDS)
+        self._taken_many = Histogram(SECONDS)
         self._lacking = dict.fromkeys(names, 0)
         self._waiting: list[tuple[Any, Any]] = []  # scores as answered, and rows
         self._times: list[float] = []
@@ -78,6 +79,8 @@ class Measuring:
         add("tidegate_predictions_total", about, "counter", self._by_status, "status")
         about = "Seconds inside the service for one prediction"
         add("tidegate_prediction_seconds", about, "histogram", lambda: self._taken)
+        about = "Seconds inside the service for one request of many rows"
+        add("tidegate_many_seconds", about, "histogram", lambda: self._taken_many)
         add("tidegate_score", "Scores of predictions", "histogram", lambda: self._scores)
         about = "Predictions whose features were seen"
         add("tidegate_featured_total", about, "counter", lambda: self.featured)
@@ -103,6 +106,34 @@ class Measuring:
         self._waiting.append((answer.get(self.score), rows))
         if len(self._waiting) >= TOGETHER:
             self._add_up()
+
+    def count_many(self, count: int, answers: Mapping[str, Any], rows: Any = None) -> None:
+        """Count the predictions of one request of many rows; each of `answers` is an array of `count`."""
+        self.predictions += count
+        if rows is not None:
+            self._look_at(rows)
+        scores = answers.get(self.score)
+        if isinstance(scores, np.ndarray) and scores.dtype.kind in "fiu":
+            places = (np.clip(scores.astype(np.float64), 0.0, 1.0) * BINS).astype(np.int64)
+            for place, more in enumerate(np.bincount(np.minimum(places, BINS - 1), minlength=BINS).tolist()):
+                self.scores[place] += more
+            self.scored += count
+            self._scores.total += float(scores.sum(dtype=np.float64))
+
+    def _look_at(self, rows: Any) -> None:
+        """Count what many rows lack."""
+        if isinstance(rows, np.ndarray) and rows.dtype.kind == "f" and rows.ndim == 2:
+            unknown = np.isnan(rows)
+            self.featured += len(rows)
+            self.missing += int(unknown.any(axis=1).sum())
+            self._lack(unknown.sum(axis=0).tolist())
+        else:
+            self._look([rows[index : index + 1] for index in range(len(rows))])
+
+    def timed_many(self, status: int, rows: int, seconds: float) -> None:
+        """Count an answer to a request of many rows, apart from those to single rows; 0 rows if refused."""
+        self._statuses[status] = self._statuses.get(status, 0) + max(rows, 1)
+        self._taken_many.observe(seconds)
 
     def timed(self, status: int, seconds: float) -> None:
         """Count an answer of any status and what it took, for `/metrics`.
