@@ -13,6 +13,7 @@ field of the answer. The rules:
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -226,11 +227,10 @@ class Inference:
             answer = await self.engine.one(call, self.tensors.request(given))
             return {name: (value,) for name, value in answer.items()}
         requests = [self.tensors.request(given, row) for row in range(rows)]
-        self.engine.admission.enter()
-        try:
-            answers = [await self.engine._one(call, request) for request in requests]
-        finally:
-            self.engine.admission.leave()
+        answers = []
+        for request in requests:
+            answers.append(await self.engine.one(call, request))
+            await asyncio.sleep(0)  # a turn of the loop, in which others are answered and places are free
         return {name: [answer[name] for answer in answers] for name in answers[0]}
 
 

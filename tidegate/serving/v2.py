@@ -216,18 +216,18 @@ class V2:
 
 def _parts(path: str) -> tuple[str, str, str]:
     """Return model, version and what is asked: server, metadata, ready, live, infer or nothing known."""
-    match path.strip("/").split("/")[1:]:
-        case []:
+    match path.strip("/").split("/"):
+        case ["v2"]:
             return "", "", "server"
-        case ["health", ("live" | "ready") as what]:
+        case ["v2", "health", ("live" | "ready") as what]:
             return "", "", what
-        case ["models", model]:
+        case ["v2", "models", model]:
             return model, "", "metadata"
-        case ["models", model, ("ready" | "infer") as what]:
+        case ["v2", "models", model, ("ready" | "infer") as what]:
             return model, "", what
-        case ["models", model, "versions", version]:
+        case ["v2", "models", model, "versions", version]:
             return model, version, "metadata"
-        case ["models", model, "versions", version, ("ready" | "infer") as what]:
+        case ["v2", "models", model, "versions", version, ("ready" | "infer") as what]:
             return model, version, what
     return "", "", ""
 
