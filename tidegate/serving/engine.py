@@ -15,8 +15,8 @@ from tidegate.serving.admission import Admission
 from tidegate.serving.artifact import identity
 from tidegate.serving.request import Invalid
 from tidegate.serving.settings import Settings
+from tidegate.serving.turn import Answer, Turn, plain
 
-Answer = dict[str, Any]  # the model's own fields by name, plain values
 Columns = Mapping[str, Any]  # field, `plane.year` for an inner one → n values
 
 
@@ -104,6 +104,9 @@ class Engine:
             found.shown(self.measuring.add)
             self.online = found
         self.cache: Cache | None = None
+        self.turn = Turn(lambda rows: service.instance.predict(rows))
+        about = "Rows computed at once, of requests of one turn of the loop"
+        self.measuring.add("tidegate_turn_rows", about, "histogram", lambda: self.turn.sizes)
         self.batcher: Batcher | None = None
         self.recorder: Recorder | None = None
         written = predictions.of_environment(service.name, self.identity, self.names, settings.log)
@@ -134,10 +137,10 @@ class Engine:
                 call.source = "computed" if answer is None else "precomputed"
             if answer is None:
                 rows = self._service.instance.features(request)
-                if self.cache is None and self.batcher is None:
-                    answer = self._computed(call, rows)
+                if self.cache is None:
+                    answer = await self._computed(call, rows)
                 else:
-                    answer = await self._kept_or_batched(call, rows)
+                    answer = await self._kept(self.cache, call, rows)
             if not call.warm:
                 self.measuring.count(answer, rows)
                 if call.journaled:
@@ -149,27 +152,22 @@ class Engine:
         finally:
             admission.leave()
 
-    def _computed(self, call: Call, rows: Any) -> Answer:
+    async def _kept(self, cache: Cache, call: Call, rows: Any) -> Answer:
+        """Return the answer to these features that is kept, or compute it and keep it."""
+        answer = await cache.get(rows)
+        if answer is not None:
+            call.source = "cached"
+            return answer
+        answer = await self._computed(call, rows)
+        cache.put(rows, answer)
+        return answer
+
+    async def _computed(self, call: Call, rows: Any) -> Answer:
         if time.perf_counter() > call.deadline:
             raise late()
-        return plain(self._service.instance.predict(rows))
-
-    async def _kept_or_batched(self, call: Call, rows: Any) -> Answer:
-        """Return the answer to these features: kept, or computed beside others' or alone."""
-        if self.cache is not None:
-            answer = await self.cache.get(rows)
-            if answer is not None:
-                call.source = "cached"
-                return answer
         if self.batcher is None:
-            answer = self._computed(call, rows)
-        elif time.perf_counter() > call.deadline:
-            raise late()
-        else:
-            answer = plain(await self.batcher.run(rows))
-        if self.cache is not None:
-            self.cache.put(rows, answer)
-        return answer
+            return await self.turn.run(rows)
+        return plain(await self.batcher.run(rows))
 
     def failed(self, call: Call, status: int) -> None:
         """Write down that a request got no prediction."""
@@ -199,14 +197,3 @@ class Engine:
 def late() -> Invalid:
     """Return the refusal of what nobody waits for any more."""
     return Invalid(504, "", "the deadline passed before it was computed")
-
-
-def plain(columns: Mapping[str, Any]) -> Answer:
-    """Return the first row of a prediction as plain values; raises ArithmeticError for NaN and infinity."""
-    answer = {}
-    for name, values in columns.items():
-        value = values.item(0) if type(values) is np.ndarray else values[0]
-        if type(value) is float and not math.isfinite(value):
-            raise ArithmeticError(f"the model's {name} is {value}")  # JSON would say null
-        answer[name] = value
-    return answer
