@@ -29,6 +29,8 @@ from tidegate.serving.admission import Reading
 from tidegate.serving.artifact import identity
 from tidegate.serving.engine import Answer, Call, Engine
 from tidegate.serving.inference import Inference
+from tidegate.serving.many import PATH as MANY
+from tidegate.serving.many import Many
 from tidegate.serving.request import Invalid, decode
 from tidegate.serving.settings import Settings, settings
 
@@ -93,6 +95,7 @@ class Predictions:
         self._described = b""
         self._inference = Inference(self.engine, service)
         self._v2 = v2.V2(self._inference, self._read)
+        self._many = Many(self.engine, service.inner.request)
         self._grpc: Any = None  # its server, where there is one
         queue = self.engine.settings.queue
         self._reading = Reading(queue.body_seconds)
@@ -106,6 +109,8 @@ class Predictions:
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] in self._answers:
             await self._answer(scope, receive, send)
+        elif scope["type"] == "http" and scope["path"] == MANY:
+            await self._answer_many(scope, receive, send)
         elif scope["type"] == "http" and scope["path"] in DESCRIBED and scope["method"] in ("GET", "HEAD"):
             await self._describe(scope, send)
         elif scope["type"] == "lifespan":
@@ -132,6 +137,7 @@ class Predictions:
             if message["type"] == "lifespan.startup.complete":
                 message = await self._begin(message)
             elif message["type"].startswith("lifespan.shutdown"):
+                self._many.close()
                 self.engine.close()
             await send(message)
 
@@ -174,6 +180,7 @@ class Predictions:
         for row in examples:
             await self._rehearse(self._encode(row))
             await asyncio.sleep(0)  # a turn of the loop, in which places are free again
+        self._many.rehearse(examples)
         gc.collect()
         gc.freeze()  # what is loaded by now stays: later collections need not walk over it
         _trim()
@@ -196,9 +203,7 @@ class Predictions:
         began = time.perf_counter()
         path = scope["path"]
         told = dict(scope["headers"])
-        given = told.get(b"x-request-id", b"")
-        known = given and REQUEST_ID.fullmatch(given)
-        request_id = given.decode("ascii") if known else os.urandom(16).hex()
+        request_id = _request_id(told)
         try:
             body = await self._read(scope, receive, began)
         except Invalid as error:
@@ -210,13 +215,39 @@ class Predictions:
             status, content = await self._respond(path, body, call)
             if status != 200 and path == description.PREDICT:
                 self.engine.failed(call, status)
-        headers = [_JSON, (b"x-request-id", request_id.encode()), (b"content-length", b"%d" % len(content))]
+        await self._reply(send, status, content, request_id)
+        if path == description.PREDICT:
+            self._measuring.timed(status, time.perf_counter() - began)
+
+    async def _answer_many(self, scope: Message, receive: Receive, send: Send) -> None:
+        began = time.perf_counter()
+        told = dict(scope["headers"])
+        request_id = _request_id(told)
+        form, rows = _JSON, 0
+        try:
+            body = await self._read(scope, receive, began, self.engine.settings.many.max_bytes)
+            if body is None:
+                return  # the caller has gone
+            call = self._call(request_id, began, body, told)
+            kind = told.get(b"content-type", b"").decode("latin-1")
+            content, kind, rows = await self._many.answer(call, kind)
+            status, form = 200, (b"content-type", kind.encode())
+        except Invalid as error:
+            status, content = error.status, self._refusal(error, request_id)
+        except Exception:
+            log.exception("request %s failed", request_id)
+            status, content = 500, self._refusal(failure(), request_id)
+        await self._reply(send, status, content, request_id, form)
+        self._measuring.timed_many(status, rows, time.perf_counter() - began)
+
+    async def _reply(
+        self, send: Send, status: int, content: bytes, request_id: str, form: tuple[bytes, bytes] = _JSON
+    ) -> None:
+        headers = [form, (b"x-request-id", request_id.encode()), (b"content-length", b"%d" % len(content))]
         if status in self._told_with:
             headers.append(self._told_with[status])
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": content})
-        if path == description.PREDICT:
-            self._measuring.timed(status, time.perf_counter() - began)
 
     def _call(self, request_id: str, began: float, body: bytes, told: dict[bytes, bytes]) -> Call:
         """Return what is known of a request beside its rows."""
@@ -233,18 +264,19 @@ class Predictions:
         task = asyncio.current_task()
         assert task is not None
         self._reading.begin(task, now)
-        body = b""
+        parts, size = [], 0
         try:
             while True:
                 message: Message = await receive()
                 if message["type"] == "http.disconnect":
                     return None
                 part: bytes = message.get("body", b"")
-                body = body + part if body else part
-                if len(body) > most:
+                parts.append(part)
+                size += len(part)
+                if size > most:
                     raise Invalid(413, "body", f"is larger than {most} bytes")
                 if not message.get("more_body"):
-                    return body
+                    return part if len(parts) == 1 else b"".join(parts)
         except asyncio.CancelledError as error:
             if not self._reading.ended(task, error):
                 raise
@@ -280,12 +312,25 @@ class Predictions:
             return error.status, self._refusal(error, call.id)
         except Exception:
             log.exception("request %s failed", call.id)
-            return 500, self._refusal(Invalid(500, "", "the model failed on this request"), call.id)
+            return 500, self._refusal(failure(), call.id)
 
     def _refusal(self, error: Invalid, request_id: str) -> bytes:
-        reason = {"field": error.field or None, "reason": error.reason}
+        reason: dict[str, Any] = {"field": error.field or None, "reason": error.reason}
+        if error.row is not None:
+            reason["row"] = error.row
         text = json.dumps({"error": reason, "request_id": request_id, **self._identity})
         return text.encode()  # ASCII: a refused name may hold what UTF-8 can't
+
+
+def failure() -> Invalid:
+    """Return what is told of a model that failed; what of, is in the log."""
+    return Invalid(500, "", "the model failed on this request")
+
+
+def _request_id(told: Mapping[bytes, bytes]) -> str:
+    """Return a request's own id, or a new one where it has none that could be a header's value."""
+    given = told.get(b"x-request-id", b"")
+    return given.decode("ascii") if given and REQUEST_ID.fullmatch(given) else os.urandom(16).hex()
 
 
 def _settings(service: Any) -> Settings:

@@ -10,6 +10,7 @@ import struct
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -50,7 +51,7 @@ def read(form: Form, body: bytes, max_rows: int) -> Rows:
                 batch.validate(full=True)
                 batches.append(batch)
             table = pa.Table.from_batches(batches, stream.schema)
-    except (pa.ArrowException, OSError, struct.error, IndexError) as error:
+    except (pa.ArrowException, OSError, struct.error, IndexError, UnicodeDecodeError) as error:
         words = str(error).split("\n", 1)[0]
         raise Invalid(400, "body", f"is not an Arrow IPC stream: {words}") from error
     for name in names:
@@ -270,7 +271,7 @@ def write(answers: Mapping[str, Array], told: Mapping[str, str]) -> bytes:
 
 
 def _made(pa: Any, values: Array) -> Any:
-    """Return an array as Arrow's, numbers as they are."""
+    """Return an array as Arrow's: numbers as they are, words as such, what else there is as JSON's words."""
     values = np.ascontiguousarray(values)
     if values.dtype == bool:
         bits = pa.py_buffer(np.packbits(values, bitorder="little"))
@@ -278,4 +279,10 @@ def _made(pa: Any, values: Array) -> Any:
     if values.dtype.kind in "fiu":
         kind = pa.from_numpy_dtype(values.dtype)
         return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(values)])
-    return pa.array(values.tolist())
+    # By its buffers, too: `pa.array` imports pandas, where it is installed.
+    words = [
+        value.encode() if isinstance(value, str) else msgspec.json.encode(value) for value in values.tolist()
+    ]
+    ends = np.cumsum([0, *(len(word) for word in words)], dtype=np.int64)
+    buffers = [None, pa.py_buffer(ends), pa.py_buffer(b"".join(words))]
+    return pa.Array.from_buffers(pa.large_string(), len(words), buffers)

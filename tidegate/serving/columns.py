@@ -49,6 +49,8 @@ class Column(msgspec.Struct, frozen=True, eq=False):
     default: Any
     group: tuple[str, ...] = ()  # the inner Structs that it lies in
     grouped: bool = False  # one of those may be null
+    field: str = ""  # as Python writes it
+    fields: tuple[str, ...] = ()  # the inner Structs' fields, the same way
 
 
 class Group(msgspec.Struct, frozen=True):
@@ -82,7 +84,12 @@ class Form:
         self._names = {f"c{index}": name for index, name in enumerate(self.columns)}
 
     def _flat(
-        self, struct: type[msgspec.Struct], group: tuple[str, ...], grouped: bool, seen: tuple[type, ...]
+        self,
+        struct: type[msgspec.Struct],
+        group: tuple[str, ...],
+        grouped: bool,
+        seen: tuple[type, ...],
+        fields: tuple[str, ...] = (),
     ) -> Iterator[Column]:
         for field in msgspec.structs.fields(struct):
             path = (*group, field.encode_name)
@@ -90,7 +97,7 @@ class Form:
             inner = _struct(value)
             if inner is not None and inner not in seen:
                 self.groups.append(Group(path, nullable, field.required))
-                yield from self._flat(inner, path, grouped or nullable, (*seen, inner))
+                yield from self._flat(inner, path, grouped or nullable, (*seen, inner), (*fields, field.name))
                 continue
             default = field.default
             if field.default_factory is not msgspec.NODEFAULT:
@@ -100,7 +107,10 @@ class Form:
                 rule = rule.type
             kind = _KINDS.get(type(rule), "other")
             name, key = ".".join(path), field.encode_name
-            yield Column(name, key, value, rule, kind, nullable, field.required, default, group, grouped)
+            yield Column(
+                name, key, value, rule, kind, nullable, field.required, default, group, grouped,
+                field.name, fields,
+            )  # fmt: skip
 
     def _json(self) -> Any:
         """Return the Struct of a columnar request in JSON: the fields' own types, in lists."""
@@ -234,6 +244,17 @@ class Form:
                 lacking &= nothing(given[name])
             result[group.path] = lacking | result.get(group.path[:-1], False)
         return result
+
+    def of_requests(self, requests: Sequence[Any]) -> Rows:
+        """Return checked requests as columns."""
+        given: dict[str, list[Any]] = {name: [] for name in self.columns}
+        for request in requests:
+            for name, column in self.columns.items():
+                value = request
+                for step in (*column.fields, column.field):
+                    value = getattr(value, step) if value is not None else None
+                given[name].append(None if value is UNSET else value)
+        return self.rows({name: array(self.columns[name].kind, values) for name, values in given.items()})
 
     def each(self, rows: Rows) -> Iterator[Any]:
         """Return the requests that the rows are, one by one."""

@@ -92,7 +92,7 @@ def _unfit_field(value: Any) -> tuple[str, str]:
         if isinstance(item, str) and _SURROGATE.search(item):
             return name or "body", "holds half of a surrogate pair, which is no character"
         if isinstance(item, dict):
-            stack += [(f"{name}.{key}" if name else key, inner) for key, inner in item.items()]
-        elif isinstance(item, list):
-            stack += [(f"{name}[{index}]", inner) for index, inner in enumerate(item)]
+            stack += [(f"{name}.{key}" if name else key, inner) for key, inner in reversed(item.items())]
+        elif isinstance(item, list):  # the first is taken first
+            stack += [(f"{name}[{index}]", item[index]) for index in reversed(range(len(item)))]
     return "", ""
