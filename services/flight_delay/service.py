@@ -37,7 +37,8 @@ class FlightDelay:
 
     def features_of_columns(self, columns: Mapping[str, Any]) -> npt.NDArray[np.float32]:
         """Return what the model sees of many flights: a row each."""
-        return features.compute_columns(columns, self.vocabulary)
+        flat = {name.replace(".", "_"): values for name, values in columns.items()}
+        return features.compute_columns(flat, self.vocabulary)
 
     def predict(self, rows: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[Any]]:
         """Return the probability of a late arrival, and whether that counts as late, of each row."""
