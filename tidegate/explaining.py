@@ -16,11 +16,13 @@ FEWEST = 10  # rows to compare with; fewer would be an accident's explanation
 Named = Mapping[str, float | None]  # features by name; None is missing
 
 
-def explain(folder: Path, features: Named, answer: Mapping[str, Any], others: Sequence[Named]) -> Explained:
+def explain(
+    folder: Path, features: Named, answer: Mapping[str, Any], others: Callable[[], Sequence[Named]]
+) -> Explained:
     """Return what each feature added to `answer`, which the model in `folder` gave to `features`.
 
-    `others` are features of other predictions of this model, to compare with where there are no trees. What
-    is explained is compared with the answer: raises NoData where it is another number, or can't be told.
+    `others` returns features of other predictions of this model, to compare with where there are no trees.
+    What is explained is compared with the answer: raises NoData where it is another number, or can't be told.
     """
     from tidegate.adapters.lightgbm import Trees
 
@@ -29,7 +31,7 @@ def explain(folder: Path, features: Named, answer: Mapping[str, Any], others: Se
     try:
         trees = Trees(folder)
     except NoData:
-        return _asked(folder, features, answer, others)
+        return _asked(folder, features, answer, others())
     return _exactly(trees, features, answer)
 
 

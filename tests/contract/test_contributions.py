@@ -183,7 +183,7 @@ def test_a_model_is_asked_for_each_of_its_numbers(folder, rows):
 def test_trees_explain_what_was_answered(folder, rows):
     """The shares add up to the log-odds of the answer's own field, exactly."""
     probability = float(score(session(folder / "model.onnx"), rows[:1])[0])
-    found = explain(folder, named(rows[0]), {"probability": probability, "late": True}, [])
+    found = explain(folder, named(rows[0]), {"probability": probability, "late": True}, list)
     assert (found.of, found.unit, found.method) == ("probability", LOG_ODDS, "TreeSHAP, exact")
     assert 1 / (1 + math.exp(-found.total)) == pytest.approx(probability, abs=1e-6)
     assert all(share.error is None for share in found.shares)
@@ -197,7 +197,7 @@ def test_features_in_another_order_are_the_same(folder, rows):
     there = named(rows[0])
     back = dict(reversed(there.items()))
     answer = {"probability": probability}
-    assert explain(folder, back, answer, []) == explain(folder, there, answer, [])
+    assert explain(folder, back, answer, list) == explain(folder, there, answer, list)
 
 
 def test_without_trees_the_model_is_asked(tmp_path):
@@ -207,7 +207,7 @@ def test_without_trees_the_model_is_asked(tmp_path):
     matrix = random.integers(0, 24, size=(30, WIDTH)).astype(np.float32)
     answers = asker(folder / "model.onnx")(matrix)["probabilities[1]"]
     answer = {"probability": float(answers[0]), "late": False}
-    found = explain(folder, named(matrix[0]), answer, [named(row) for row in matrix[1:]])
+    found = explain(folder, named(matrix[0]), answer, lambda: [named(row) for row in matrix[1:]])
     assert (found.of, found.unit) == ("probability", "probability")
     assert "sampled" in found.method
     assert "29 other predictions" in found.method
@@ -224,7 +224,7 @@ def test_few_others_are_no_background(tmp_path):
     folder = tiny_model(tmp_path / "model")
     row = named(np.ones(WIDTH, dtype=np.float32))
     with pytest.raises(NoData, match="3 other predictions"):
-        explain(folder, row, {"probability": 0.301}, [row] * 3)
+        explain(folder, row, {"probability": 0.301}, lambda: [row] * 3)
 
 
 @pytest.mark.parametrize("trees", [True, False])
@@ -233,7 +233,7 @@ def test_an_answer_that_is_not_the_models_is_not_explained(folder, rows, tmp_pat
     here = folder if trees else tiny_model(tmp_path / "model")
     others = [named(row) for row in rows[1:20]]
     with pytest.raises(NoData, match="none of the answer's numbers"):
-        explain(here, named(rows[0]), {"probability": 17.5, "late": True}, others)
+        explain(here, named(rows[0]), {"probability": 17.5, "late": True}, lambda: others)
 
 
 def test_other_features_are_not_explained(folder, rows):
@@ -241,18 +241,18 @@ def test_other_features_are_not_explained(folder, rows):
     row = named(rows[0])
     row["surprise"] = row.pop("hour")
     with pytest.raises(NoData, match="not those of the model's trees"):
-        explain(folder, row, {"probability": 0.5}, [])
+        explain(folder, row, {"probability": 0.5}, list)
 
 
 def test_no_features_are_said(folder):
     """A prediction that came from elsewhere than the model (precomputed) has no features to explain."""
     with pytest.raises(NoData, match="not written down"):
-        explain(folder, {}, {"probability": 0.5}, [])
+        explain(folder, {}, {"probability": 0.5}, list)
 
 
 def test_explaining_changes_no_file(folder, rows):
     """The artifact stays what its digest says."""
     before = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
     probability = float(score(session(folder / "model.onnx"), rows[:1])[0])
-    explain(folder, named(rows[0]), {"probability": probability}, [])
+    explain(folder, named(rows[0]), {"probability": probability}, list)
     assert before == {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
