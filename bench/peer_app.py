@@ -36,6 +36,14 @@ class Weather(BaseModel):
     visib: float | None = None
 
 
+class Recent(BaseModel):
+    """What was so lately."""
+
+    carrier_late: float | None = None
+    route_late: float | None = None
+    plane_late: float | None = None
+
+
 class Flight(BaseModel):
     """One request."""
 
@@ -49,6 +57,7 @@ class Flight(BaseModel):
     distance: float
     plane: Plane | None = None
     weather: Weather | None = None
+    recent: Recent | None = None
 
 
 folder = Path(os.environ["BENCH_MODEL"])

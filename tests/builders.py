@@ -74,6 +74,7 @@ def flight_row(**changes: Any) -> dict[str, Any]:
             "pressure": 1015.2,
             "visib": 10.0,
         },
+        "recent": {"carrier_late": 0.25, "route_late": 0.125, "plane_late": 0.5},
     }
     return {**row, **changes}
 

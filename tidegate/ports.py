@@ -325,6 +325,30 @@ class Inbox(Protocol):
         """Return a request's answer, or None while there is none."""
 
 
+@dataclass(frozen=True)
+class Kept:
+    """A value of the online store as it lies there (JSON), and for how many seconds more."""
+
+    value: bytes
+    left: float
+
+
+class FeatureStore(Protocol):
+    """Online features and precomputed answers, by `entity_type:entity_id:feature_name`; services read them."""
+
+    def write(self, owner: str, values: Mapping[str, bytes], ttl: float, *, replace: bool = True) -> int:
+        """Store values for `ttl` seconds, all of them or none.
+
+        `replace` removes what the owner wrote before and not now; returns how many that were.
+        """
+
+    def read(self, keys: Sequence[str]) -> Mapping[str, Kept]:
+        """Return what is known, by key; what has run out is not."""
+
+    def close(self) -> None:
+        """Let go of the store."""
+
+
 class Forge(Protocol):
     """Where pull requests live."""
 

@@ -10,7 +10,9 @@ Rules, so that nothing is handled by accident:
 - a missing plane or weather, a field of theirs that is null or absent, NaN and ±infinity are all the
   same thing, NaN, which the model was trained with; -0.0 is 0.0;
 - date, time, carrier, origin, dest and distance must be there: a row without one raises `KeyError`
-  or `ValueError`. The service's schema refuses such rows first, and names the field.
+  or `ValueError`. The service's schema refuses such rows first, and names the field;
+- how late carrier, route and plane were lately is no caller's to know: `recent` computes it of arrivals,
+  for training as of each departure, and for the online store as of now. A row may carry it (`recent`).
 
 The day of the year is left out on purpose: the model is trained on January to April, so every value
 it meets in service would lie outside of what it saw (holdout log loss 0.503 with it, 0.502 without).
@@ -34,11 +36,23 @@ PLANE = ("year", "seats")
 WEATHER = (
     "temp", "dewp", "humid", "wind_dir", "wind_speed", "wind_gust", "precip", "pressure", "visib",
 )  # fmt: skip
+#: How late the carrier, the route and the plane were lately: over how many seconds before the moment.
+WINDOWS = {"carrier_late": 86400, "route_late": 86400, "plane_late": 7 * 86400}
+RECENT = tuple(WINDOWS)
 PLANE_COLUMNS = tuple(f"plane_{name}" for name in PLANE)
 WEATHER_COLUMNS = tuple(f"weather_{name}" for name in WEATHER)
+RECENT_COLUMNS = tuple(f"recent_{name}" for name in RECENT)
 
 #: The flattened row, column by column.
-COLUMNS = (*PLAIN, *PLANE_COLUMNS, *WEATHER_COLUMNS)
+COLUMNS = (*PLAIN, *PLANE_COLUMNS, *WEATHER_COLUMNS, *RECENT_COLUMNS)
+
+#: Under which key of the online store each of `RECENT` lies, by the request's own fields, and for how long.
+TTL = 12 * 3600  # seconds: half a window
+KEYS = {
+    "carrier_late": "carrier:{carrier}:late",
+    "route_late": "route:{origin}-{dest}:late",
+    "plane_late": "plane:{tailnum}:late",
+}
 
 #: The column that is predicted, 1 or 0; no row of a request has it.
 LABEL = "late"
@@ -46,10 +60,12 @@ LABEL = "late"
 #: What the model sees, in this order.
 FEATURES = (
     "weekday", "hour", "minute", *CATEGORIES, "distance", "plane_age", "plane_seats", *WEATHER_COLUMNS,
+    *RECENT_COLUMNS,
 )  # fmt: skip
 
 SCHEMA = 1
 UNKNOWN = -1
+_FEWEST = 3  # arrivals in a window; of fewer a share says nothing
 _MONDAY_OF_EPOCH = 3  # 1970-01-01 was a Thursday, and Monday counts as 0
 
 
@@ -97,7 +113,7 @@ def compute_row(row: Mapping[str, Any], vocabulary: Vocabulary) -> list[float]:
     clock = row["sched_dep_time"]
     plane = row.get("plane") or {}
     weather = row.get("weather") or {}
-    get = weather.get
+    get, lately = weather.get, (row.get("recent") or {}).get
     return [
         day.weekday(),
         int(clock[:2]),
@@ -109,6 +125,7 @@ def compute_row(row: Mapping[str, Any], vocabulary: Vocabulary) -> list[float]:
         day.year - _number(plane.get("year")),
         _number(plane.get("seats")),
         *[_number(get(name)) for name in WEATHER],
+        *[_number(lately(name)) for name in RECENT],
     ]
 
 
@@ -141,6 +158,49 @@ def compute_columns(columns: Mapping[str, Any], vocabulary: Vocabulary) -> np.nd
     return result
 
 
+def recent(arrivals: Mapping[str, Any], columns: Mapping[str, Any], moments: Any) -> dict[str, np.ndarray]:
+    """Return `RECENT_COLUMNS` of flights: shares of late arrivals from 0 to 1, NaN for under 3 arrivals.
+
+    `arrivals` maps `carrier`, `origin`, `dest` and `tailnum` to whose each arrival is, `observed` to when it
+    was seen (seconds, UTC), `late` to 1 or 0. `columns` has the flights' own four, `moments` as of when each
+    is asked. What is observed at the moment itself or later has no part in it.
+    """
+    ids, wanted = entities(arrivals), entities(columns)
+    return {
+        f"recent_{name}": _share_late(arrivals, ids[name], wanted[name], np.asarray(moments), window)
+        for name, window in WINDOWS.items()
+    }
+
+
+def entities(columns: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Return whose lateness each of `RECENT` is, as its key in the online store; "" is not known."""
+    texts = {name: np.asarray(columns[name]) for name in ("carrier", "origin", "dest", "tailnum")}
+    known = {name: np.array([isinstance(one, str) for one in values]) for name, values in texts.items()}
+    made = {}
+    for name, template in KEYS.items():
+        used = [field for field in texts if f"{{{field}}}" in template]
+        whole = np.logical_and.reduce([known[field] for field in used])
+        rows = zip(*(texts[field] for field in used), strict=True)
+        keys = [template.format(**dict(zip(used, row, strict=True))) for row in rows]
+        made[name] = np.where(whole, np.array(keys, dtype=str), "")
+    return made
+
+
+def _share_late(arrivals: Any, ids: np.ndarray, wanted: np.ndarray, moments: Any, window: int) -> np.ndarray:
+    known, codes = np.unique(ids, return_inverse=True)
+    places = np.searchsorted(known, wanted)
+    # One sorted line for all ids, a block of time for each: two searches find both ends of every window.
+    block = np.int64(1) << 40
+    line = codes * block + np.asarray(arrivals["observed"], dtype=np.int64)
+    order = np.argsort(line, kind="stable")
+    line = line[order]
+    late = np.concatenate([[0], np.cumsum(np.asarray(arrivals["late"], dtype=np.int64)[order])])
+    end = places * block + moments.astype(np.int64)
+    first, last = (np.searchsorted(line, at, side="left") for at in (end - window, end))
+    enough = np.isin(wanted, known) & (wanted != "") & (last - first >= _FEWEST)
+    return np.where(enough, (late[last] - late[first]) / np.where(enough, last - first, 1), nan)
+
+
 def _finite(values: Any) -> np.ndarray:
     numbers = np.asarray(values, dtype=np.float64) + 0.0
     return np.where(np.isfinite(numbers), numbers, nan)
@@ -153,7 +213,8 @@ def _codes(values: np.ndarray, known: Mapping[str, int]) -> np.ndarray:
 def to_rows(columns: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Turn flattened rows into the JSON rows that a client would send.
 
-    A plane or weather none of whose fields is known becomes null, as does each unknown field.
+    A plane or weather none of whose fields is known becomes null, as does each unknown field. `recent` is
+    always there, if only with nulls: without it a service would look up what is so now.
     """
     arrays = {name: np.asarray(columns[name]).tolist() for name in COLUMNS}
     rows = []
@@ -161,14 +222,15 @@ def to_rows(columns: Mapping[str, Any]) -> list[dict[str, Any]]:
         flat = {name: _plain(values[index]) for name, values in arrays.items()}
         row = {name: flat[name] for name in PLAIN}
         groups = {"plane": _nested(flat, "plane", PLANE), "weather": _nested(flat, "weather", WEATHER)}
-        rows.append(row | groups)
+        recent = {name: flat[f"recent_{name}"] for name in RECENT}
+        rows.append(row | groups | {"recent": recent})
     return rows
 
 
 def to_columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
     """Flatten JSON rows into columns; the reverse of `to_rows`."""
     result = {name: np.array([row.get(name) for row in rows], dtype=object) for name in PLAIN}
-    for group, names in (("plane", PLANE), ("weather", WEATHER)):
+    for group, names in (("plane", PLANE), ("weather", WEATHER), ("recent", RECENT)):
         inner = [row.get(group) or {} for row in rows]
         for name in names:
             result[f"{group}_{name}"] = np.array([_number(one.get(name)) for one in inner], dtype=float)

@@ -72,13 +72,14 @@ def _aliases() -> list[set[str]]:
 
 
 def hide(matrix: np.ndarray, share: float, random: np.random.Generator) -> np.ndarray:
-    """Return a copy in which a share of the rows has no weather, and another share no plane.
+    """Return a copy in which a share of the rows has no weather, another no plane, another nothing recent.
 
     A whole hour's weather is missing for 0.1% of January to April but 3% of December: without this
-    the trees would hardly know which way a missing value goes.
+    the trees would hardly know which way a missing value goes. What was so lately is missing altogether where
+    the online store is away.
     """
     hidden = matrix.copy()
-    for prefix in ("weather_", "plane_"):
+    for prefix in ("weather_", "plane_", "recent_"):
         columns = [index for index, name in enumerate(features.FEATURES) if name.startswith(prefix)]
         rows = np.flatnonzero(random.random(len(matrix)) < share)
         hidden[np.ix_(rows, columns)] = np.nan
@@ -163,7 +164,7 @@ def check_export(booster: lgb.Booster, path: Path, matrix: np.ndarray, seed: int
     cases = [matrix]
     draw = np.random.default_rng(seed).choice(len(matrix), size=min(1000, len(matrix)), replace=False)
     for index, name in enumerate(features.FEATURES):
-        if name.startswith(("plane_", "weather_")):
+        if name.startswith(("plane_", "weather_", "recent_")):
             case = matrix[draw].copy()
             case[:, index] = np.nan
             cases.append(case)

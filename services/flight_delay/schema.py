@@ -5,6 +5,8 @@
   the model was trained with. The other fields are required.
 - A carrier or an airport that the model never saw is accepted if it is written like one; `features.py`
   maps it to "unknown".
+- `recent`, how late carrier, route and plane were lately, is looked up online where it is left out or null;
+  where it is given, nulls and all, it is taken as it is.
 - Numbers are bounded far outside of anything observed: the bounds catch wrong units, not rare weather.
   NaN and Infinity are not JSON; null is how to say "not known".
 """
@@ -59,6 +61,18 @@ class Weather(_Request, frozen=True):
     visib: _number("miles", 0, 1000) | None = None
 
 
+def _share(text: str) -> Any:
+    return Annotated[float, Meta(ge=0, le=1, description=f"{text}, from 0 to 1, or null")]
+
+
+class Recent(_Request, frozen=True):
+    """The share of late arrivals up to now, as far as it is known."""
+
+    carrier_late: _share("of the carrier's, over a day") | None = None
+    route_late: _share("of the route's, over a day") | None = None
+    plane_late: _share("of the aircraft's, over a week") | None = None
+
+
 class Flight(_Request, frozen=True):
     """One scheduled departure."""
 
@@ -79,6 +93,7 @@ class Flight(_Request, frozen=True):
     ) = None
     plane: Plane | None = None
     weather: Weather | None = None
+    recent: Recent | None = None
 
 
 class Delay(msgspec.Struct, frozen=True, kw_only=True):

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from models.flight_delay import features
 from services.flight_delay.schema import Delay, Flight
-from tidegate.serving import ModelService, OnnxModel, artifact, settings
+from tidegate.serving import Lookup, ModelService, OnnxModel, Precomputed, artifact, settings
 
 LATE_FROM = 0.5  # the probability from which `late` is true
 
@@ -25,6 +25,11 @@ class FlightDelay:
     request, response = Flight, Delay
     score, decision = "probability", "late"
     feature_names = features.FEATURES
+    online = Lookup("recent", features.KEYS)
+    # A caller that names the flight and knows no more gets what was computed with all that was known of it.
+    precomputed = Precomputed(
+        "{carrier}{flight}:{origin}-{dest}:{date}T{sched_dep_time}", unless=("weather", "recent")
+    )
 
     def __init__(self) -> None:
         folder = artifact(Path(__file__), "flight-delay")

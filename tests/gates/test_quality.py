@@ -54,6 +54,7 @@ def flights(rows: int, seed: int = 1) -> pd.DataFrame:
             "distance": 1400,
             **known,
             **{f"weather_{name}": 1.0 for name in weather},
+            **dict.fromkeys(["recent_carrier_late", "recent_route_late", "recent_plane_late"], 0.25),
             "late": (random.random(rows) < 0.3).astype("int8"),
         }
     )

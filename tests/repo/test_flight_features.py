@@ -21,6 +21,7 @@ VOCABULARY = features.Vocabulary.of(
 ROW: dict[str, Any] = {
     "date": "2013-07-04", "sched_dep_time": "17:45", "carrier": "UA", "flight": 1545, "tailnum": "N14228",
     "origin": "EWR", "dest": "IAH", "distance": 1400, "plane": {"year": 1999, "seats": 149},
+    "recent": {"carrier_late": 0.25, "route_late": None, "plane_late": 0.5},
     "weather": {
         "temp": 80.1, "dewp": 60.0, "humid": 51.5, "wind_dir": 220, "wind_speed": 9.2, "wind_gust": None,
         "precip": 0, "pressure": 1012.4, "visib": 10,
@@ -39,17 +40,18 @@ def test_a_known_flight() -> None:
     expected = {
         "weekday": 3, "hour": 17, "minute": 45, "carrier": 1, "origin": 0, "dest": 0, "distance": 1400,
         "plane_age": 14, "plane_seats": 149, "weather_wind_dir": 220, "weather_precip": 0,
-        "weather_visib": 10,
+        "weather_visib": 10, "recent_carrier_late": 0.25, "recent_plane_late": 0.5,
     }  # fmt: skip
     assert {name: found[name] for name in expected} == expected
     assert found["weather_temp"] == float(np.float32(80.1))
     assert np.isnan(found["weather_wind_gust"])
+    assert np.isnan(found["recent_route_late"])
 
 
 numbers = st.none() | st.floats(width=64) | st.integers(-(10**6), 10**6)
 texts = st.sampled_from(["AA", "UA", "EWR", "JFK", "IAH", "MIA", "ZZ", "", "É"])
 flights = st.builds(
-    lambda date, hour, minute, codes, distance, plane, weather: {
+    lambda date, hour, minute, codes, distance, plane, weather, recent: {
         "date": date.isoformat(),
         "sched_dep_time": f"{hour:02d}:{minute:02d}",
         "flight": 1,
@@ -58,6 +60,7 @@ flights = st.builds(
         "distance": distance,
         "plane": plane,
         "weather": weather,
+        "recent": recent,
     },
     st.dates(),
     st.integers(0, 23),
@@ -66,6 +69,7 @@ flights = st.builds(
     st.floats(width=64) | st.integers(0, 10**4),
     st.none() | st.fixed_dictionaries({}, optional=dict.fromkeys(features.PLANE, numbers)),
     st.none() | st.fixed_dictionaries({}, optional=dict.fromkeys(features.WEATHER, numbers)),
+    st.none() | st.fixed_dictionaries({}, optional=dict.fromkeys(features.RECENT, numbers)),
 )
 
 
@@ -118,12 +122,19 @@ def test_a_negative_zero_is_zero_to_the_bit() -> None:
     assert features.compute_columns(features.to_columns([signed]), VOCABULARY).tobytes() == expected
 
 
-def test_row_without_the_keys_of_plane_and_weather() -> None:
-    """A row that does not mention plane and weather is one whose plane and weather are missing."""
-    bare = {key: value for key, value in ROW.items() if key not in ("plane", "weather")}
+def test_row_without_the_keys_of_what_may_be_missing() -> None:
+    """A row that does not mention plane, weather and what was so lately is one where they are missing."""
+    bare = {key: value for key, value in ROW.items() if key not in ("plane", "weather", "recent")}
     found = features.compute([bare], VOCABULARY)[0]
     names = [name for name, value in zip(features.FEATURES, found, strict=True) if np.isnan(value)]
-    assert names == ["plane_age", "plane_seats", *features.WEATHER_COLUMNS]
+    assert names == ["plane_age", "plane_seats", *features.WEATHER_COLUMNS, *features.RECENT_COLUMNS]
+
+
+def test_a_flattened_row_says_even_that_nothing_recent_is_known() -> None:
+    """A row of a file whose recent values are all missing says so: a service must not look up today's."""
+    columns = features.to_columns([{key: value for key, value in ROW.items() if key != "recent"}])
+    (row,) = features.to_rows(columns)
+    assert row["recent"] == dict.fromkeys(features.RECENT)
 
 
 @pytest.mark.parametrize("value", [True, False, "80", ""])
@@ -166,7 +177,7 @@ def raw(**columns: list[Any]) -> pd.DataFrame:
     same = {
         "year": 2013, "day": 5, "sched_dep_time": 905, "arr_delay": 0.0, "carrier": "UA", "flight": 1,
         "tailnum": "N1", "origin": "EWR", "dest": "IAH", "distance": 1400,
-        "time_hour": "2013-01-05T14:00:00Z", "dep_delay": 99.0, "air_time": 99.0,
+        "time_hour": "2013-01-05T14:00:00Z", "dep_delay": 99.0, "air_time": 99.0, "arr_time": 1205.0,
     }  # fmt: skip
     return pd.DataFrame({name: [value] * count for name, value in same.items()} | columns)
 
@@ -174,12 +185,13 @@ def raw(**columns: list[Any]) -> pd.DataFrame:
 WEATHER = pd.DataFrame(
     [{"origin": "EWR", "time_hour": "2013-01-05T14:00:00Z", "year": 2013}]
 ).assign(**dict.fromkeys(features.WEATHER, 7.0))  # fmt: skip
+AIRPORTS = pd.DataFrame({"faa": ["IAH"], "tzone": ["America/Chicago"]})
 PLANES = pd.DataFrame([{"tailnum": "N1", "year": 1999.0, "seats": 149}])
 PARAMETERS = {"months": {"train": [1], "holdout": [2], "live": [3]}, "max_rows": None, "seed": 7}
 
 
 def labelled(flights: pd.DataFrame) -> pd.DataFrame:
-    return prepare.label(prepare.join(flights, WEATHER, PLANES), 15)
+    return prepare.label(prepare.join(flights, WEATHER, PLANES), AIRPORTS, 15)
 
 
 def test_late_is_over_the_limit_and_cancelled_is_nothing() -> None:

@@ -124,15 +124,15 @@ def test_export_that_differs_is_refused(
 
 
 def test_hiding_takes_whole_groups_and_leaves_the_input() -> None:
-    """A hidden row lacks all of its weather or all of its plane; what was passed in stays as it was."""
+    """A hidden row lacks all of its weather, its plane or what is recent; the input stays as it was."""
     matrix = np.zeros((2000, WIDTH), dtype=np.float32)
     hidden = np.isnan(train.hide(matrix, 0.1, np.random.default_rng(1)))
     assert not np.isnan(matrix).any()
-    for prefix in ("weather_", "plane_"):
+    for prefix in ("weather_", "plane_", "recent_"):
         group = hidden[:, [name.startswith(prefix) for name in features.FEATURES]]
         assert (group.all(axis=1) == group.any(axis=1)).all()
         assert 0.07 < group[:, 0].mean() < 0.13
-    others = [not name.startswith(("weather_", "plane_")) for name in features.FEATURES]
+    others = [not name.startswith(("weather_", "plane_", "recent_")) for name in features.FEATURES]
     assert not hidden[:, others].any()
 
 

@@ -67,7 +67,8 @@ def test_a_sound_row_is_answered(served: Served, built: Built) -> None:
     body = answer.json()
     assert body.pop("probability") == pytest.approx(0.3 + 0.017, abs=1e-6)
     release = built.record.id
-    assert body == {"late": False, "model_version": "7", "release": release, "request_id": "abc-1"}
+    said = {"model_version": "7", "release": release, "request_id": "abc-1", "source": "computed"}
+    assert body == {"late": False, **said}
 
 
 @pytest.mark.parametrize("given", ["", "with space", "x" * 129, "é"])

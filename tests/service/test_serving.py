@@ -130,7 +130,7 @@ def test_the_description_is_openapi_3_1(names: tuple[str, ...]) -> None:
     }
     assert {"200", "400", "405", "408", "413", "422", "429", "500", "504"} == set(operation["responses"])
     answer = document["components"]["schemas"]["TwiceAnswer"]
-    assert set(answer["required"]) == {"twice", "request_id", "release", "model_version"}
+    assert set(answer["required"]) == {"twice", "request_id", "release", "model_version", "source"}
 
 
 def test_patterns_are_those_of_the_standard() -> None:

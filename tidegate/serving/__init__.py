@@ -25,6 +25,7 @@ thousand is answered in front of its middlewares, which cost more than the model
 - `settings`: what `services/<model>/settings.yaml` may say
 - `v2`, `grpc_server`: the Open Inference Protocol v2 over HTTP and gRPC, both by `inference` and `tensors`; its
   messages are `messages`, made of `inference.proto` by way of `descriptor`
+- `online`: what a request does not say, looked up in one round trip (`resp`: in Redis' own words)
 - `request`, `description`: from bytes to a checked request; what is published as OpenAPI
 - `measuring`, `answered`: what is counted, and what is written down to be compared
 - `predictions`: the log of predictions; `spool`, by which both are written off the way of an answer
@@ -34,6 +35,17 @@ Imports only what a Bento brings along, and nothing else of this package but `fi
 
 from tidegate.serving.app import ModelService, Predictions, describe
 from tidegate.serving.artifact import OnnxModel, artifact
+from tidegate.serving.online import Lookup, Precomputed
 from tidegate.serving.settings import Settings, settings
 
-__all__ = ["ModelService", "OnnxModel", "Predictions", "Settings", "artifact", "describe", "settings"]
+__all__ = [
+    "Lookup",
+    "ModelService",
+    "OnnxModel",
+    "Precomputed",
+    "Predictions",
+    "Settings",
+    "artifact",
+    "describe",
+    "settings",
+]
