@@ -82,10 +82,10 @@ def pages_up() -> Iterator[Pages]:
 
 
 class Prometheus:
-    """A Prometheus that scrapes one endpoint ten times a second."""
+    """A Prometheus that scrapes one endpoint ten times a second, or does what a `configuration` says."""
 
-    def __init__(self, folder: Path, endpoint: str) -> None:
-        self._folder, self._endpoint = folder, endpoint
+    def __init__(self, folder: Path, endpoint: str, configuration: str = "") -> None:
+        self._folder, self._endpoint, self._configuration = folder, endpoint, configuration
         self._port = free_ports(1)[0]
         self.url = f"http://127.0.0.1:{self._port}"
         self._process: subprocess.Popen[bytes] | None = None
@@ -96,7 +96,8 @@ class Prometheus:
         every = {"scrape_interval": "100ms", "scrape_timeout": "100ms"}
         self._folder.mkdir(parents=True, exist_ok=True)
         configuration = self._folder / "prometheus.yml"  # JSON is YAML
-        configuration.write_text(json.dumps({"global": every, "scrape_configs": [target]}))
+        usual = json.dumps({"global": every, "scrape_configs": [target]})
+        configuration.write_text(self._configuration or usual)
         command = ["prometheus", f"--config.file={configuration}", f"--storage.tsdb.path={self._folder}/data"]
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
@@ -120,11 +121,11 @@ class Prometheus:
 
 
 @contextmanager
-def prometheus_up(folder: Path, endpoint: str) -> Iterator[Prometheus]:
+def prometheus_up(folder: Path, endpoint: str, configuration: str = "") -> Iterator[Prometheus]:
     """Run Prometheus; skip where Debian's package is missing, except in CI, which installs it."""
     if not shutil.which("prometheus") and not os.environ.get("CI"):
         pytest.skip("no prometheus here: apt-get install prometheus")
-    server = Prometheus(folder, endpoint)
+    server = Prometheus(folder, endpoint, configuration)
     try:
         server.start()
         yield server
