@@ -10,10 +10,9 @@ from typing import Any, Protocol
 import msgspec
 import numpy as np
 
-from tidegate.serving import answered, measuring, online, predictions
-from tidegate.serving.admission import Admission
+from tidegate.serving import answered, batching, cache, measuring, online, predictions
+from tidegate.serving.admission import Admission, late
 from tidegate.serving.artifact import identity
-from tidegate.serving.request import Invalid
 from tidegate.serving.settings import Settings
 from tidegate.serving.turn import Answer, Turn, plain
 
@@ -104,10 +103,18 @@ class Engine:
             found.shown(self.measuring.add)
             self.online = found
         self.cache: Cache | None = None
+        kept = cache.answers(settings.cache, service.name, self.identity, inner.response)
+        if kept is not None:
+            kept.shown(self.measuring.add)
+            self.cache = kept
         self.turn = Turn(lambda rows: service.instance.predict(rows))
         about = "Rows computed at once, of requests of one turn of the loop"
         self.measuring.add("tidegate_turn_rows", about, "histogram", lambda: self.turn.sizes)
         self.batcher: Batcher | None = None
+        gathering = batching.batcher(settings.batching, lambda rows: service.instance.predict(rows))
+        if gathering is not None:
+            gathering.shown(self.measuring.add)
+            self.batcher = gathering
         self.recorder: Recorder | None = None
         written = predictions.of_environment(service.name, self.identity, self.names, settings.log)
         if written is not None:
@@ -163,10 +170,10 @@ class Engine:
         return answer
 
     async def _computed(self, call: Call, rows: Any) -> Answer:
+        if self.batcher is None:
+            return await self.turn.run(rows, call.deadline)
         if time.perf_counter() > call.deadline:
             raise late()
-        if self.batcher is None:
-            return await self.turn.run(rows)
         return plain(await self.batcher.run(rows))
 
     def failed(self, call: Call, status: int) -> None:
@@ -192,8 +199,3 @@ class Engine:
         for part in (self.batcher, self.online, self.cache, self.journal, self.recorder):
             if part is not None:
                 part.close()
-
-
-def late() -> Invalid:
-    """Return the refusal of what nobody waits for any more."""
-    return Invalid(504, "", "the deadline passed before it was computed")
