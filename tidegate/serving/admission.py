@@ -25,6 +25,11 @@ def busy() -> Invalid:
     return Invalid(429, "", "too many requests wait here; ask again later")
 
 
+def late() -> Invalid:
+    """Return the refusal of what nobody waits for any more."""
+    return Invalid(504, "", "the deadline passed before it was computed")
+
+
 class Admission:
     """Counts who waits; for one event loop, without a lock."""
 
