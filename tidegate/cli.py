@@ -18,6 +18,7 @@ GROUPS = (
     "rollouts",
     "releases",
     "outcomes",
+    "predictions",
     "model",
     "gates",
     "forge",

@@ -82,6 +82,16 @@ class StoresSpec(_Spec, frozen=True):
     registry: str = "sqlite:///{home}/mlflow/mlflow.db"
     dvc: str = "{home}/dvc"
     bentos: str = "{home}/bentoml"
+    predictions: str = "{home}/predictions"
+    features: str = "sqlite:///{home}/features.db"
+
+
+class PredictionsSpec(_Spec, frozen=True):
+    """The log of predictions: days that ended `retain` ago go; `settle` is how soon it becomes Parquet."""
+
+    enabled: bool = True
+    retain: Seconds = Seconds(90 * 86400)
+    settle: Seconds = Seconds(30)
 
 
 class MachineSpec(_Spec, frozen=True):
@@ -151,6 +161,7 @@ class Platform(_Spec, frozen=True):
     repository: RepositorySpec = RepositorySpec()
     forge: ForgeSpec = ForgeSpec()
     stores: StoresSpec = StoresSpec()
+    predictions: PredictionsSpec = PredictionsSpec()
     prices: PricesSpec = PricesSpec()
     notify: NotifySpec = NotifySpec()
     prometheus: PrometheusSpec = PrometheusSpec()

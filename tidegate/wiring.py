@@ -19,6 +19,7 @@ from tidegate.errors import ConfigError
 if TYPE_CHECKING:
     from tidegate.adapters.bentoml import BentoStore
     from tidegate.adapters.mlflow import MlflowRegistry
+    from tidegate.adapters.predictions import PredictionStore
     from tidegate.agent.loop import Ports as AgentPorts
 
 T = TypeVar("T")
@@ -85,9 +86,41 @@ def workloads(spec: config.Platform, where: config.Home) -> ports.Workloads:
             where.sockets / f"{spec.plane}.supervisor",
             bentos_path(spec, where),
             targets=Layout(where, spec.plane).targets,
+            environment=places(spec, where),
         )
 
     return _choose("workloads", spec.workloads.adapter, {"supervisor": supervisor})
+
+
+def places(spec: config.Platform, where: config.Home) -> dict[str, str]:
+    """Return the variables that tell a service where what it shares with others lies. Raises ConfigError."""
+    found = {}
+    if spec.predictions.enabled:
+        found["TIDEGATE_PREDICTIONS"] = str(predictions_path(spec, where))
+    if spec.stores.features:
+        found["TIDEGATE_FEATURES"] = features_address(spec, where)
+    return found
+
+
+def features(spec: config.Platform, where: config.Home, address: str = "") -> ports.FeatureStore:
+    """Return the store of online features, or the one at another address. Raises ConfigError."""
+    from tidegate.adapters.features import RedisFeatures, SqliteFeatures
+
+    address = features_address(spec, where, address)
+    scheme, path = store_scheme(address)
+    return SqliteFeatures(Path(path)) if scheme == "sqlite" else RedisFeatures(address)
+
+
+def features_address(spec: config.Platform, where: config.Home, address: str = "") -> str:
+    """Return where services look up features: a file of SQLite or a Redis. Raises ConfigError."""
+    address = where.address(address or spec.stores.features)
+    scheme, path = store_scheme(address)
+    if not (scheme == "sqlite" and path) and not re.match(r"rediss?://[^/]", address):
+        raise ConfigError(
+            f"stores.features: `{address}` is no feature store",
+            "Give it the form `sqlite:///{home}/features.db` or `redis://host:6379/0`.",
+        )
+    return address
 
 
 def registry(spec: config.Platform, where: config.Home) -> ports.Registry:
@@ -129,6 +162,20 @@ def bentos_path(spec: config.Platform, where: config.Home) -> Path:
     return _store_path("bentos", where.address(spec.stores.bentos), {"": "{home}/bentoml"})
 
 
+def predictions_path(spec: config.Platform, where: config.Home) -> Path:
+    """Return the folder of the log of predictions. Raises ConfigError."""
+    address = where.address(spec.stores.predictions)
+    return _store_path("predictions", address, {"": "{home}/predictions"})
+
+
+def predictions(spec: config.Platform, where: config.Home) -> PredictionStore:
+    """Return the log of predictions, with the outcomes that it is joined with."""
+    from tidegate.adapters.outcomes import FILE
+    from tidegate.adapters.predictions import PredictionStore
+
+    return PredictionStore(predictions_path(spec, where), where.root / FILE)
+
+
 def _store_path(name: str, address: str, known: Mapping[str, str]) -> Path:
     """Return the path of a store that has to be on this machine; `known` is scheme → an example.
 
@@ -157,6 +204,7 @@ def agent_ports(spec: config.Platform, where: config.Home, checkout: Path) -> Ag
     from tidegate.adapters.sqlite import SqliteInbox
     from tidegate.adapters.system import SystemClock
     from tidegate.agent.jobs import ThreadJobs
+    from tidegate.agent.keeping import keeping
     from tidegate.agent.loop import Ports
     from tidegate.agent.mirror import mirror
 
@@ -171,6 +219,13 @@ def agent_ports(spec: config.Platform, where: config.Home, checkout: Path) -> Ag
         clock=SystemClock(),
         jobs=ThreadJobs(),
         mirror=mirror(spec.plane),
+        keep=keeping(
+            predictions_path(spec, where),
+            float(spec.predictions.settle),
+            float(spec.predictions.retain) / 86400,
+        )
+        if spec.predictions.enabled
+        else None,
         measures=measures(spec, where),
         recorder=recorder(where),
         readers=ThreadJobs(),

@@ -35,7 +35,8 @@ class SupervisorWorkloads:
     """Workloads of one plane. `folder` is the plane's, `bentos_home` the Bento store.
 
     `command(record, port)` gives command and environment of a replica, `rows(bento tag)` its warm-up
-    requests; both default to what Bentos bring. `targets` is the file that tells Prometheus of the replicas.
+    requests; both default to what Bentos bring, with `environment` besides: where a service finds what is not
+    its own. `targets` is the file that tells Prometheus of the replicas.
     """
 
     def __init__(
@@ -47,11 +48,13 @@ class SupervisorWorkloads:
         command: Command | None = None,
         rows: Rows | None = None,
         targets: Path | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self._folder = folder
         self._placements = Placements(folder)
         self._supervisord = Supervisord(socket)
         self._bentos = bentos_home
+        self._environment = dict(environment or {})
         self._targets = Targets(targets) if targets else None
         self._command = command or self._serve
         self._rows = rows or (lambda tag: bentos.warmup_rows(bentos.bento_path(bentos_home, tag)))
@@ -298,7 +301,8 @@ class SupervisorWorkloads:
                 record.bento.tag,
                 "; ".join(differing),
             )
-        return bentos.serve_command(record.bento.tag, port), bentos.serve_environment(self._bentos, record)
+        environment = {**self._environment, **bentos.serve_environment(self._bentos, record)}
+        return bentos.serve_command(record.bento.tag, port), environment
 
 
 def _workloads(programs: Collection[str]) -> Iterator[str]:

@@ -48,6 +48,7 @@ from tidegate.ports import (
 log = logging.getLogger(__name__)
 
 MIRROR_AGAIN = 300.0  # seconds until the registry's aliases are looked at again
+KEEP_AGAIN = 60.0  # seconds until what is kept is put in order again
 BEGINNING = 1.0  # seconds in which a leg that has begun is looked at without a break
 BUSY_PAUSE = 0.05  # seconds between ticks while something has just changed
 
@@ -66,6 +67,7 @@ class Ports:
     clock: Clock
     jobs: Jobs
     mirror: Callable[[Desired], None] | None = None  # e.g. MLflow's aliases after Git
+    keep: Callable[[float], None] | None = None  # e.g. the log of predictions, turned into Parquet
     measures: tuple[Measures, ...] = ()
     recorder: Recorder | None = None
     readers: Jobs = field(default_factory=InlineJobs)  # what `measures` are read by: they may hang
@@ -81,6 +83,7 @@ class _Memory:
     mirrored: str = ""
     mirrored_at: float = 0.0
     mirror_later: BackOff = field(default_factory=BackOff)
+    kept_at: float = float("-inf")
     pending: list[Event] = field(default_factory=list)  # told by jobs, not stored yet
     told: dict[str, tuple[Want, ModelState, frozenset[str]]] = field(default_factory=dict)
     served: RouteTable | None = None  # what the router was last known to serve as told
@@ -385,6 +388,8 @@ class Agent:
                     self.memory.mirror_later.failed("mirror", now, MAX_BACKOFF)
                 else:
                     self.memory.mirror_later.done("mirror")
+            elif job.key == "keep":
+                self._problem("keep", str(job.error) if job.error else "")
             else:
                 told = self.hands.take(job, now)
                 if told is not None:
@@ -401,6 +406,7 @@ class Agent:
     def _poll(self, now: float) -> None:
         if self.git.due(now, float(self.spec.poll)):
             self.ports.jobs.submit("git", self.git.fetch)
+        self._keep(now)
         desired, mirror = self.git.desired, self.ports.mirror
         if mirror is None or desired is None or not self.memory.mirror_later.ready("mirror", now):
             return
@@ -408,6 +414,15 @@ class Agent:
         due = moved or desired.commit != self.memory.mirrored
         if due and self.ports.jobs.submit("mirror", lambda: mirror(desired)):
             self.memory.mirrored, self.memory.mirrored_at = desired.commit, now
+
+    def _keep(self, now: float) -> None:
+        """Have what is kept of the past put in order from time to time, beside the looks."""
+        keep = self.ports.keep
+        if keep is None or 0 <= now - self.memory.kept_at < KEEP_AGAIN:
+            return
+        told_at = self.ports.clock.now()  # files are dated by the clock that people read
+        if self.ports.jobs.submit("keep", lambda: keep(told_at)):
+            self.memory.kept_at = now
 
 
 def _resized(state: ModelState, view: View, model: str, replicas: int) -> list[Action]:

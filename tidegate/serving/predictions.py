@@ -28,7 +28,6 @@ from tidegate.serving.artifact import MANIFEST
 from tidegate.serving.spool import Spool
 
 if TYPE_CHECKING:
-    from tidegate.serving.engine import Answer, Call, Columns
     from tidegate.serving.settings import Log
 
 FOLDER = "TIDEGATE_PREDICTIONS"  # the variable that names the folder
@@ -97,7 +96,7 @@ class PredictionLog:
         about = "Bytes of the log that wait for the disk"
         add("tidegate_predictions_log_waiting_bytes", about, "gauge", lambda: self._spool.waiting)
 
-    def row(self, call: Call, features: Any, answer: Answer, source: str, ms: float) -> None:
+    def row(self, call: Any, features: Any, answer: Mapping[str, Any], source: str, ms: float) -> None:
         """Write down one prediction; `features` [1, n] or None, of words none are kept."""
         try:
             seen = None if features is None else _float_bytes(features)
@@ -107,7 +106,7 @@ class PredictionLog:
             self._refused += 1
 
     def rows(
-        self, call: Call, columns: Columns, features: Any, answers: Mapping[str, Any], ms: float
+        self, call: Any, columns: Mapping[str, Any], features: Any, answers: Mapping[str, Any], ms: float
     ) -> None:
         """Write down the predictions of one request of many rows, as one record.
 

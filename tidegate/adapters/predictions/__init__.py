@@ -12,11 +12,9 @@
 - `sql`: DuckDB, held to these files
 - `merging`: small files become large ones
 - `erasing`: tombstones, and whose a row is
-- `keeping`: what an agent does of all this, and when
 """
 
-from tidegate.adapters.predictions.keeping import Keeping
 from tidegate.adapters.predictions.sql import Table
 from tidegate.adapters.predictions.store import Compacted, Converted, Erased, PredictionStore
 
-__all__ = ["Compacted", "Converted", "Erased", "Keeping", "PredictionStore", "Table"]
+__all__ = ["Compacted", "Converted", "Erased", "PredictionStore", "Table"]
