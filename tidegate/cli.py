@@ -20,6 +20,8 @@ GROUPS = (
     "outcomes",
     "predictions",
     "model",
+    "features",
+    "tune",
     "gates",
     "forge",
     "pulls",

@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,16 +26,19 @@ from tidegate.machine.processes import free_ports
 
 PATIENCE = 60.0  # seconds to ready
 GRACE = 15.0  # seconds to end in, when asked to
+_HINT = "Start it by hand: `tidegate up --plane staging`, and read its log."
 
-# Ends process $1 and removes folders $2 and $3 when its standard input ends, which a pipe does with the
+# Ends process $1 and removes the folders $2 and on when its standard input ends, which a pipe does with the
 # process that holds the other end, whatever killed that. A zombie that nobody buries is waited for in vain.
 _GUARD = """
 trap '' HUP INT TERM
 read -r line
-kill -TERM "$1" 2>/dev/null
-rm -rf -- "$2" "$3"
-for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15; do kill -0 "$1" 2>/dev/null || break; sleep 1; done
-kill -KILL "$1" 2>/dev/null
+pid=$1
+shift
+kill -TERM "$pid" 2>/dev/null
+rm -rf -- "$@"
+for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15; do kill -0 "$pid" 2>/dev/null || break; sleep 1; done
+kill -KILL "$pid" 2>/dev/null
 """
 
 
@@ -61,32 +64,53 @@ def serve(
     bentos.verify(store, record)
     (port,) = free_ports(1)
     metrics = store / "metrics" / str(port)  # where `tidegate/serve.py` keeps its counters
+    environment = {**bentos.serve_environment(store, record), **(extra or {})}
+    command = bentos.serve_command(record.bento.tag, port)
+    with launched(command, environment, port, folders=(metrics,)) as started:
+        started.wait(patience, f"a copy of release {record.id}", _HINT)
+        yield Copy(started.url, started.process.pid, record.id, time.monotonic() - started.began)
+
+
+@dataclass(frozen=True)
+class Launched:
+    """A process that was just started, to answer at `url`; `log` is what it says."""
+
+    process: subprocess.Popen[bytes]
+    url: str
+    log: Path
+    began: float
+
+    def wait(self, patience: float, name: str, hint: str) -> None:
+        """Return once it is ready; raises PlatformError, with the end of what it said, when it is not."""
+        _wait_ready(self, self.began + patience, name, hint)
+
+
+@contextmanager
+def launched(
+    command: Sequence[str], environment: Mapping[str, str], port: int, *, folders: Sequence[Path] = ()
+) -> Iterator[Launched]:
+    """Start a service process until the block ends, whatever ends it; `folders` are removed with it."""
     with tempfile.TemporaryDirectory(prefix="tidegate-copy-") as folder:
         log = Path(folder) / "log"
-        environment = {
-            **{name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ},
-            **bentos.serve_environment(store, record),
-            **(extra or {}),
-        }
+        kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
         began = time.monotonic()
         with log.open("wb") as out:
             process = subprocess.Popen(
-                bentos.serve_command(record.bento.tag, port),
+                command,
                 cwd=folder,
-                env=environment,
+                env={**kept, **environment},
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C is this process's, which ends the copy in its own time
             )
         try:
-            with _guarded(process.pid, folder, str(metrics)):
-                url = f"http://127.0.0.1:{port}"
-                _wait_ready(process, url, began + patience, record.id, log)
-                yield Copy(url, process.pid, record.id, time.monotonic() - began)
+            with _guarded(process.pid, folder, *map(str, folders)):
+                yield Launched(process, f"http://127.0.0.1:{port}", log, began)
         finally:
             _end(process)
-            shutil.rmtree(metrics, ignore_errors=True)
+            for other in folders:
+                shutil.rmtree(other, ignore_errors=True)
 
 
 @contextmanager
@@ -115,11 +139,12 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def _wait_ready(process: subprocess.Popen[bytes], url: str, deadline: float, release: str, log: Path) -> None:
+def _wait_ready(started: Launched, deadline: float, name: str, hint: str) -> None:
+    process, log = started.process, started.log
     with httpx.Client(timeout=2.0) as client:
         while process.poll() is None and time.monotonic() < deadline:
             try:
-                ready = client.get(f"{url}/readyz").status_code == 200
+                ready = client.get(f"{started.url}/readyz").status_code == 200
                 if ready and process.poll() is None:  # else somebody else took the port
                     return
             except httpx.HTTPError:
@@ -127,10 +152,7 @@ def _wait_ready(process: subprocess.Popen[bytes], url: str, deadline: float, rel
             time.sleep(0.02)
     said = _cause(log.read_text(errors="replace").strip().splitlines())
     ended = f"ended with {process.returncode}" if process.poll() is not None else "was not ready in time"
-    raise PlatformError(
-        f"a copy of release {release} {ended}: {said or 'it said nothing'}",
-        "Start it by hand: `tidegate up --plane staging`, and read its log.",
-    )
+    raise PlatformError(f"{name} {ended}: {said or 'it said nothing'}", hint)
 
 
 def _cause(lines: list[str]) -> str:
