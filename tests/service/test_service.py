@@ -261,7 +261,7 @@ def test_the_promise_is_published(served: Served, path: str) -> None:
     """The running service tells its OpenAPI document, and BentoML's page shows the same."""
     document = served.client.get(path).json()
     assert document["openapi"] == "3.1.0"
-    assert set(document["paths"]) == {"/predict", "/features"}
+    assert set(document["paths"]) == {"/predict", "/predict/many", "/features"}
     assert document["components"]["schemas"]["Flight"]["additionalProperties"] is False
 
 

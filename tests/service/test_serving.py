@@ -123,7 +123,7 @@ def test_the_description_is_openapi_3_1(names: tuple[str, ...]) -> None:
     """The document names each path that is answered, its request's schema, and each status that occurs."""
     status, document = _call(_service(names), "/openapi.json", "GET")
     assert (status, document["openapi"], document["info"]["title"]) == (200, "3.1.0", "tiny")
-    assert set(document["paths"]) == {"/predict", *(["/features"] if names else [])}
+    assert set(document["paths"]) == {"/predict", "/predict/many", *(["/features"] if names else [])}
     operation = document["paths"]["/predict"]["post"]
     assert operation["requestBody"]["content"]["application/json"]["schema"] == {
         "$ref": "#/components/schemas/Row"

@@ -287,14 +287,22 @@ class Predictions:
     async def _describe(self, scope: Message, send: Send) -> None:
         """Answer the OpenAPI document, made at the first request for it."""
         if not self._described:
-            rows = getattr(getattr(self._service.instance, "model", None), "examples", [])
-            asked = await docs.asked(rows, tuple(self._answers), self._example)
+            rows = docs.kinds(getattr(getattr(self._service.instance, "model", None), "examples", []))
+            many = docs.columnar(list(rows.values()), self._many.form)
+            bodies = dict.fromkeys(self._answers, rows) | {MANY: {f"rows: {len(rows)}": many} if rows else {}}
+            asked = await docs.asked(bodies, self._example)
             self._described = json.dumps(describe(self._service, asked)).encode()
         await _send(send, self._described, head=scope["method"] == "HEAD")
 
     async def _example(self, path: str, body: bytes) -> tuple[int, bytes]:
         """Answer what is shown as an example: none of a caller's, so it is not counted."""
-        return await self._respond(path, body, Call("example", time.perf_counter(), body, warm=True))
+        call = Call("example", time.perf_counter(), body, warm=True)
+        if path != MANY:
+            return await self._respond(path, body, call)
+        try:
+            return 200, (await self._many.answer(call, ""))[0]
+        except Invalid as error:
+            return error.status, self._refusal(error, call.id)
 
     async def _features(self, call: Call, request: Any) -> Answer:
         if self.engine.online is not None:

@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
+from tidegate.serving.arrow import TYPE as ARROW
+from tidegate.serving.columns import Form
 from tidegate.serving.docs import Asked
+from tidegate.serving.many import PATH as MANY
 
 PREDICT, FEATURES = "/predict", "/features"
+JSON = "application/json"
 VERSION = "3.1.0"
 PLACE = "#/components/schemas/{name}"
 REFUSALS = {
@@ -34,7 +38,7 @@ PARAMETERS = [
     {
         "name": _ID,
         "in": "header",
-        "description": "Names the request in its answer, in logs and for its outcome; without it one is made.",
+        "description": "Names the request in answer and logs, and for its outcome; without it one is made.",
         "schema": _WORD,
     },
     {
@@ -58,6 +62,15 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     request_id: Annotated[str, Meta(description="the header x-request-id of the request, or one made here")]
     release: Annotated[str, Meta(description="the release that answers, empty outside of a plane")]
     model_version: Annotated[str, Meta(description="the registered version of the model")]
+
+
+class Answered(Identity, frozen=True, kw_only=True):
+    """Who answered, and how: part of every prediction."""
+
+    source: Annotated[
+        Literal["computed", "cached", "precomputed"],
+        Meta(description="whether the model was asked now, or before: the same features, or the same entity"),
+    ]
 
 
 class Reason(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,13 +108,13 @@ def document(
     """
     answer = msgspec.defstruct(
         f"{response.__name__}Answer",
-        list(get_type_hints(Identity, include_extras=True).items()),
+        list(get_type_hints(Answered, include_extras=True).items()),
         bases=(response,),
         kw_only=True,
         frozen=True,
         namespace={"__doc__": response.__doc__},
     )
-    shapes = [request, answer, Refusal, *([Features] if features else [])]
+    shapes = [request, answer, Refusal, *by_column(request, response), *([Features] if features else [])]
     schemas, components = msgspec.json.schema_components(shapes, ref_template=PLACE)
     wanted, *answers = schemas
     seen = asked or {}
@@ -109,7 +122,8 @@ def document(
     paths = {PREDICT: _operation("predict", text, wanted, answers[0], seen.get(PREDICT))}
     if features:
         text = "Computes what the model would see of a request."
-        paths[FEATURES] = _operation("features", text, wanted, answers[2], seen.get(FEATURES))
+        paths[FEATURES] = _operation("features", text, wanted, answers[-1], seen.get(FEATURES))
+    paths[MANY] = _many(answers[2], answers[3], seen.get(MANY))
     content: dict[str, Any] = {
         "openapi": VERSION,
         "info": {"title": name, "version": version or "0"},
@@ -118,6 +132,49 @@ def document(
         "components": {"schemas": components},
     }
     return content | {"components": _each_pattern(content["components"], ecma_pattern)}
+
+
+def by_column(request: Any, response: Any) -> tuple[Any, Any]:
+    """Return what a request of many rows and its answer are, in JSON."""
+    taken: list[tuple[Any, ...]] = []
+    for column in Form(request).columns.values():
+        value = column.value | None if column.nullable or column.grouped else column.value
+        needed = column.required and not column.group
+        values = list.__class_getitem__(value)
+        taken.append((column.name, values) if needed else (column.name, values | UnsetType, UNSET))
+    told = get_type_hints(response, include_extras=True)
+    given: list[tuple[Any, ...]] = [
+        (field.encode_name, list.__class_getitem__(told[field.name]))
+        for field in msgspec.structs.fields(response)
+    ]
+    answer = _around(f"{response.__name__}Columns", given, strict=False)
+    return _around(f"{request.__name__}Columns", taken, strict=True), answer
+
+
+def _around(name: str, fields: list[tuple[Any, ...]], *, strict: bool) -> Any:
+    """Return the Struct around columns; a column's name may hold dots, which Python's names do not.
+
+    A `strict` one is a request, which refuses what it does not know; the other an answer, which says of whom.
+    """
+    plain: Any = [(f"c{index}", *field[1:]) for index, field in enumerate(fields)]
+    rename = {f"c{index}": field[0] for index, field in enumerate(fields)}
+    inner = msgspec.defstruct(name, plain, rename=rename, forbid_unknown_fields=strict, kw_only=True)
+    if strict:
+        return msgspec.defstruct(f"Many{name}", [("columns", inner)], forbid_unknown_fields=True)
+    who = list(get_type_hints(Identity, include_extras=True).items())
+    return msgspec.defstruct(f"Many{name}", [("columns", inner), *who], kw_only=True)
+
+
+def _many(request: Any, answer: Any, asked: Asked | None) -> dict[str, Any]:
+    """Return the operation of many rows: as JSON, or as a table of Arrow with the same columns."""
+    made = _operation("predictMany", "Answers many rows at once, by column.", request, answer, asked)
+    stream = {ARROW: {"schema": {"type": "string", "contentMediaType": ARROW}}}
+    post = made["post"]
+    post["requestBody"]["content"] |= stream
+    post["responses"]["200"]["content"] |= stream
+    refused = _content({"$ref": PLACE.format(name="Refusal")})
+    post["responses"]["415"] = _response("The body is neither JSON nor an Arrow stream.", refused, OF_ALL)
+    return made
 
 
 def _operation(name: str, text: str, request: Any, answer: Any, asked: Asked | None) -> dict[str, Any]:
@@ -135,7 +192,7 @@ def _operation(name: str, text: str, request: Any, answer: Any, asked: Asked | N
         if status in asked.refusals:
             refused["example"] = asked.refusals[status]
         responses[str(status)] = _response(description, refused, OF_ALL | OF_SOME.get(status, {}))
-    body = {"required": True, "content": {"application/json": taken}}
+    body = {"required": True, "content": {JSON: taken}}
     said = {"operationId": name, "summary": text, "parameters": PARAMETERS}
     return {"post": {**said, "requestBody": body, "responses": responses}}
 
@@ -145,7 +202,7 @@ def _content(schema: Any) -> dict[str, Any]:
 
 
 def _response(description: str, content: Any, headers: Mapping[str, Any]) -> dict[str, Any]:
-    return {"description": description, "headers": headers, "content": {"application/json": content}}
+    return {"description": description, "headers": headers, "content": {JSON: content}}
 
 
 def ecma_pattern(text: str) -> str:

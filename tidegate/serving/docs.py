@@ -1,8 +1,8 @@
 """What a person looks at: the page `/docs` of a service, and examples that were really asked and answered.
 
 The page is Swagger UI, whose files come with BentoML and are served by it under `/static_content/`: nothing
-is loaded from anywhere else, and a header sees to it. All addresses are relative, so that the page works below
-a router's prefix, too.
+is loaded from anywhere else, and a header sees to it. All addresses are relative, so that the page works
+below a router's prefix, too.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from html import escape
 from typing import Any
 
 import msgspec
+
+from tidegate.serving.columns import Form
 
 PATH = "/docs"
 MOST = 3  # examples of one path
@@ -64,18 +66,15 @@ def page(name: str) -> bytes:
     return _PAGE.format(title=escape(name)).encode()
 
 
-async def asked(rows: Sequence[Any], paths: Sequence[str], answering: Answering) -> dict[str, Asked]:
-    """Ask each path for what is shown of it; only what was answered as is said is kept.
-
-    Of the model's own examples the first of each kind are asked: kinds differ in what is not known.
-    """
+async def asked(bodies: Mapping[str, Mapping[str, Any]], answering: Answering) -> dict[str, Asked]:
+    """Ask each path for what is shown of it, `bodies` by summary; only what is answered is kept."""
     found = {}
-    for path in paths:
+    for path, shown in bodies.items():
         examples = []
-        for summary, row in _kinds(rows).items():
-            status, content = await answering(path, msgspec.json.encode(row))
+        for summary, body in shown.items():
+            status, content = await answering(path, msgspec.json.encode(body))
             if status == 200:
-                examples.append(Example(summary, row, json.loads(content)))
+                examples.append(Example(summary, body, json.loads(content)))
         refusals = {}
         for wanted, body in _REFUSED.items():
             status, content = await answering(path, body)
@@ -85,13 +84,32 @@ async def asked(rows: Sequence[Any], paths: Sequence[str], answering: Answering)
     return found
 
 
-def _kinds(rows: Sequence[Any]) -> dict[str, Any]:
-    """Return the first row of each kind, by a summary of it; those of which most is known come first."""
+def kinds(rows: Sequence[Any]) -> dict[str, Any]:
+    """Return the first row of each kind by a summary of it, those of which most is known first.
+
+    Kinds differ in what is not known.
+    """
     found: dict[tuple[str, ...], Any] = {}
     for row in rows:
         found.setdefault(tuple(_unknown(row)), row)
     first = sorted(found.items(), key=lambda pair: len(pair[0]))[:MOST]
     return {f"without {' and '.join(names)}" if names else "all is known": row for names, row in first}
+
+
+def columnar(rows: Sequence[Any], form: Form) -> dict[str, Any]:
+    """Return rows as a request of many, by column, without those that some rows lack and can't be null."""
+    columns = {}
+    for name, column in form.columns.items():
+        values = [_inside(row, name.split(".")) for row in rows]
+        if None not in values or column.nullable or column.grouped:
+            columns[name] = values
+    return {"columns": columns}
+
+
+def _inside(row: Any, path: Sequence[str]) -> Any:
+    for key in path:
+        row = row.get(key) if isinstance(row, Mapping) else None
+    return row
 
 
 def _unknown(value: Any, name: str = "") -> list[str]:
