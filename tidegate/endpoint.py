@@ -20,6 +20,8 @@ __all__ = ["FEATURES", "PREDICT", "Endpoint", "Silent", "answering"]
 PATIENCE = 5  # requests in a row without an answer
 WAIT = 10.0  # seconds for the answer that says who gives it
 JSON = "application/json"
+# What is compared must not depend on what a feature store holds today: the request is all there is.
+OFFLINE = {"x-tidegate-offline": "1"}
 DESCRIPTION = "/openapi.json"
 
 
@@ -59,7 +61,7 @@ class Endpoint:
     def ask(self, path: str, body: bytes, *, method: str = "POST", kind: str = JSON) -> Answer:
         """Send one request; raises Silent or Unreachable when nothing comes back any more."""
         mine = uuid.uuid4().hex
-        headers = {"x-request-id": mine, **({"content-type": kind} if kind else {})}
+        headers = {"x-request-id": mine, **OFFLINE, **({"content-type": kind} if kind else {})}
         self.asked += 1
         try:
             response = self._client.request(method, f"{self._url}{path}", content=body, headers=headers)
