@@ -116,7 +116,7 @@ def test_there_is_room_for_so_many_and_so_much(room: Room, memory: dict[str, int
     said = say(world, "load", C, room=room)
     assert said.startswith("no: ") is not fits
     if not fits and room.releases < 2:
-        assert f"1 releases are loaded beside what runs, {room.releases} may be" in said
+        assert f"loaded beside what runs: 1, and no more than {room.releases} may be" in said
     elif not fits:
         assert "MB that they may: see workloads.loadedMemoryMb" in said
 

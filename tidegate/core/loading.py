@@ -146,7 +146,7 @@ def _no_room(state: ModelState, asked: Ask) -> str:
     first = next(iter(state.loaded), "")
     if len(state.loaded) >= room.releases:
         hint = f"; let one go: tidegate unload {asked.environment} {asked.model} {first}" if first else ""
-        return f"{len(state.loaded)} releases are loaded beside what runs, {room.releases} may be{hint}"
+        return f"loaded beside what runs: {len(state.loaded)}, and no more than {room.releases} may be{hint}"
     held = sum(memory.get(release, 0) for release in state.loaded)
     more = max(memory.values(), default=0)
     if held + more > room.memory:
