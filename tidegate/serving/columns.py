@@ -57,6 +57,7 @@ class Group(msgspec.Struct, frozen=True):
     """An inner Struct."""
 
     path: tuple[str, ...]
+    field: str  # as Python writes the last of them
     nullable: bool
     required: bool
 
@@ -96,7 +97,7 @@ class Form:
             value, nullable = _without_null(field.type)
             inner = _struct(value)
             if inner is not None and inner not in seen:
-                self.groups.append(Group(path, nullable, field.required))
+                self.groups.append(Group(path, field.name, nullable, field.required))
                 yield from self._flat(inner, path, grouped or nullable, (*seen, inner), (*fields, field.name))
                 continue
             default = field.default
@@ -255,6 +256,11 @@ class Form:
                     value = getattr(value, step) if value is not None else None
                 given[name].append(None if value is UNSET else value)
         return self.rows({name: array(self.columns[name].kind, values) for name, values in given.items()})
+
+    def lacking(self, rows: Rows) -> dict[tuple[str, ...], Array]:
+        """Return in which rows each inner Struct is null, by its path."""
+        given = {name: values for name, values in rows.columns.items() if name not in rows.absent}
+        return self._lacking(given, rows.count)
 
     def each(self, rows: Rows) -> Iterator[Any]:
         """Return the requests that the rows are, one by one."""

@@ -3,14 +3,13 @@
 All rows are checked before any is computed, and one that is refused refuses the request. They are computed in
 a thread of their own, one request after the other: ONNX Runtime works without the interpreter's lock, so
 that single rows are answered meanwhile. A service may say by `features_of_columns` how features are computed
-of columns at once; without it, and where features are looked up online, they are computed row by row. Rows of
-many are always computed: neither kept answers nor those made beforehand are looked for.
+of columns at once; without it they are computed row by row. Rows of many are always computed: neither kept
+answers nor those made beforehand are looked for.
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +20,8 @@ import numpy as np
 
 from tidegate.serving import arrow
 from tidegate.serving.columns import Array, Form, Rows
+from tidegate.serving.online import Lookups
+from tidegate.serving.online_many import ManyLookups
 from tidegate.serving.request import Invalid
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 PATH = "/predict/many"
 JSON = "application/json"
 PROTOCOLS = {"": "columns", JSON: "columns", arrow.TYPE: "arrow"}  # by the content type
-TOGETHER = 128  # rows that are looked up online at once
 _encode = msgspec.json.Encoder().encode
 
 
@@ -54,8 +54,8 @@ class Many:
         admission.enter()
         try:
             rows = await self._apart(self._read, call)
-            requests = await self._completed(call, rows)
-            features, answers, content = await self._apart(self._answered, call, rows, requests)
+            rows = await self._completed(call, rows)
+            features, answers, content = await self._apart(self._answered, call, rows)
         finally:
             admission.leave()
         if not call.warm:
@@ -80,23 +80,21 @@ class Many:
             return arrow.read(self.form, call.raw, most)
         raise Invalid(415, "content-type", f"must be {JSON}: pyarrow is not installed here")
 
-    async def _completed(self, call: Call, rows: Rows) -> list[Any] | None:
-        """Return the rows as requests with what is looked up online; None where nothing is looked up."""
+    async def _completed(self, call: Call, rows: Rows) -> Rows:
+        """Return the rows with what is looked up online; a warm-up and who is `offline` ask nothing."""
         online = self._engine.online
-        if online is None:
-            return None
-        requests: list[Any] = []
-        each = self.form.each(rows)
-        while together := list(itertools.islice(each, TOGETHER)):
-            found = await asyncio.gather(*(online.complete(call, request) for request in together))
-            requests += [request for request, _ in found]
-            await asyncio.sleep(0)
-        return requests
+        if not isinstance(online, Lookups) or call.warm or call.offline:
+            return rows
+        lookups = ManyLookups(online, self.form)
+        wanted = await self._apart(lookups.wanted, rows)
+        if wanted is None:
+            return rows
+        return lookups.filled(rows, wanted, await lookups.found(wanted))
 
-    def _answered(self, call: Call, rows: Rows, requests: list[Any] | None) -> tuple[Any, Any, bytes]:
+    def _answered(self, call: Call, rows: Rows) -> tuple[Any, Any, bytes]:
         """Compute and write one request."""
         _in_time(call)
-        features = self.features(rows) if requests is None else self._one_by_one(requests)
+        features = self.features(rows)
         _in_time(call)
         answers = self._predicted(rows.count, features)
         told = {**self._engine.identity, "request_id": call.id}

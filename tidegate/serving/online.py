@@ -96,24 +96,24 @@ class Lookups:
 
     def __init__(self, service: Any, store: Store, release: str) -> None:
         shape, response = service.request, service.response
-        self._store = store
-        self._lookup: Lookup | None = getattr(service, "online", None)
+        self.store = store
+        self.lookup: Lookup | None = getattr(service, "online", None)
         self._precomputed: Precomputed | None = getattr(service, "precomputed", None) if release else None
         self._release = release
-        self._names: tuple[str, ...] = ()
-        if self._lookup is not None:
-            self._into = self._lookup.into
-            self._struct = _struct(get_type_hints(shape, include_extras=True)[self._into])
+        self.names: tuple[str, ...] = ()
+        if self.lookup is not None:
+            self.into = self.lookup.into
+            self._struct = _struct(get_type_hints(shape, include_extras=True)[self.into])
             hints = get_type_hints(self._struct, include_extras=True)
-            self._names = tuple(self._lookup.keys)
-            self._keys = tuple(template(text) for text in self._lookup.keys.values())
-            self._decode = tuple(msgspec.json.Decoder(hints[name]).decode for name in self._names)
-            self._default = {name: self._lookup.defaults.get(name) for name in self._names}
+            self.names = tuple(self.lookup.keys)
+            self._keys = tuple(template(text) for text in self.lookup.keys.values())
+            self.decode = tuple(msgspec.json.Decoder(hints[name]).decode for name in self.names)
+            self.default = {name: self.lookup.defaults.get(name) for name in self.names}
         if self._precomputed is not None:
             self._entity = template(self._precomputed.entity)
             self._answer = msgspec.json.Decoder(response).decode
-        self.hits = dict.fromkeys(self._names, 0)
-        self.missing = dict.fromkeys(self._names, 0)
+        self.hits = dict.fromkeys(self.names, 0)
+        self.missing = dict.fromkeys(self.names, 0)
         self.known = self.errors = self.spoilt = 0
 
     def shown(self, add: Callable[..., None]) -> None:
@@ -137,7 +137,7 @@ class Lookups:
         if call.warm or call.offline:
             return request, None
         wanted: list[str | None] = []
-        looked = self._lookup is not None and getattr(request, self._into) is None
+        looked = self.lookup is not None and getattr(request, self.into) is None
         if looked:
             wanted = [key(request) for key in self._keys]
         entity = self._known_as(request)
@@ -147,7 +147,7 @@ class Lookups:
         values: Sequence[bytes | None] = ()
         if asked:
             try:
-                values = await self._store.get(asked)
+                values = await self.store.get(asked)
             except Away:
                 self.errors += 1
         found = dict(zip(asked, values, strict=False))
@@ -158,7 +158,7 @@ class Lookups:
 
     def close(self) -> None:
         """Let go of the store."""
-        self._store.close()
+        self.store.close()
 
     def _known_as(self, request: Any) -> str | None:
         """Return whose answer might be known, None where this request must be computed."""
@@ -168,8 +168,8 @@ class Lookups:
         return self._entity(request)
 
     def _filled(self, request: Any, wanted: Sequence[str | None], found: Mapping[str, Any]) -> Any:
-        values = dict(self._default)
-        for name, key, decode in zip(self._names, wanted, self._decode, strict=True):
+        values = dict(self.default)
+        for name, key, decode in zip(self.names, wanted, self.decode, strict=True):
             if key is None:
                 continue  # the request itself does not say whose: nothing is amiss with the store
             data = found.get(key)
@@ -181,7 +181,7 @@ class Lookups:
             except msgspec.MsgspecError:
                 self.spoilt += 1
             self.missing[name] += 1
-        return msgspec.structs.replace(request, **{self._into: self._struct(**values)})
+        return msgspec.structs.replace(request, **{self.into: self._struct(**values)})
 
     def _answered(self, data: bytes | None) -> Answer | None:
         if data is None:
