@@ -17,12 +17,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import Meta
 
-from services.flight_delay.schema import Flight
+from models.flight_delay import features
+from services.flight_delay.schema import Delay, Flight
 from services.flight_delay.service import FlightDelay
 from tests.builders import flight_row, tiny_model
 from tidegate.serving import OnnxModel, Predictions, Settings, arrow
 from tidegate.serving.columns import Form
+from tidegate.serving.engine import Call
+from tidegate.serving.online import Lookup, Lookups
+from tidegate.serving.online_many import ManyLookups
 from tidegate.serving.request import Invalid
+from tidegate.serving.resp import Away
 from tidegate.serving.settings import Many as Limits
 
 FORM = Form(Flight)
@@ -61,8 +66,6 @@ def instance(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tiny_model(tmp_path_factory.mktemp("many") / "model")
     made = object.__new__(FlightDelay.inner)
     made.model = OnnxModel(folder)
-    from models.flight_delay import features
-
     made.vocabulary = features.load(folder / "features.json")
     return made
 
@@ -481,6 +484,73 @@ def test_a_model_that_fails_many_rows_is_a_500(instance: Any, predict: Any) -> N
     assert (status, said["error"]["reason"]) == (500, "the model failed on this request")
 
 
+class Store:
+    """An online store in memory; `away` is one that does not answer."""
+
+    def __init__(self, known: dict[str, bytes], away: bool = False) -> None:
+        self.known, self.away, self.asked = known, away, 0
+
+    async def get(self, keys: Any) -> Any:
+        """Return what is known."""
+        self.asked += 1
+        if self.away:
+            raise Away("it is away")
+        return [self.known.get(key) for key in keys]
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+
+known_keys = st.sampled_from(
+    ["carrier:UA:late", "route:EWR-IAH:late", "route:ZZZ-ZZZ:late", "plane::late", "plane:0:late"]
+)
+stored = st.dictionaries(known_keys, st.sampled_from([b"0.25", b"0.5", b"null", b'"far"', b"7"]))
+recents = st.none() | st.fixed_dictionaries({}, optional={"plane_late": st.none() | st.floats(0, 1)})
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.tuples(flights, recents), min_size=1, max_size=6), stored, st.booleans())
+def test_many_rows_are_looked_up_as_each_would_be(
+    instance: Any, asked: list[tuple[Any, Any]], known: dict[str, bytes], away: bool
+) -> None:
+    """Rows have the online features that they have one at a time, counted alike, in fewer look-ups."""
+    rows = [{**row, "recent": recent} if recent is not None else row for row, recent in asked]
+    # A row whose recent is empty is, in columns, one that says nothing of it.
+    rows = [{**r, "recent": None} if not any(v is not None for v in (r.get("recent") or {}).values()) else r
+            for r in rows]  # fmt: skip
+    service = SimpleNamespace(request=Flight, response=Delay, online=Lookup("recent", features.KEYS))
+    one, many = (Lookups(service, Store(known, away), "") for _ in range(2))
+    found = []
+    for row in rows:
+        request, _ = asyncio.run(one.complete(Call("a", 0.0), msgspec.convert(row, Flight)))
+        found.append(instance.features(request))
+    read = FORM.of_json(json.dumps({"columns": columns(rows)}).encode(), 100)
+    lookups = ManyLookups(many, FORM)
+    wanted = lookups.wanted(read)
+    assert wanted is not None
+    filled = lookups.filled(read, wanted, asyncio.run(lookups.found(wanted)))
+    assert instance.features_of_columns(filled.columns).tobytes() == np.concatenate(found).tobytes()
+    assert (many.hits, many.missing) == (one.hits, one.missing)
+    assert many.store.asked <= 1  # type: ignore[attr-defined]
+
+
+def test_looked_up_features_reach_the_answer(instance: Any) -> None:
+    """With a store, `/predict/many` asks it once for all rows, and not at all for who is offline."""
+    service: Any = SimpleNamespace(name="flight_delay", inner=FlightDelay.inner, instance=instance)
+    made = Predictions(service, None)
+    store = Store({"carrier:UA:late": b"0.5"})
+    made.engine.online = Lookups(FlightDelay.inner, store, "")
+    made.engine.recorder = recorder = Recorder()  # type: ignore[assignment]
+    given = columns([flight_row()] * 5)
+    given = {name: values for name, values in given.items() if not name.startswith("recent.")}
+    assert ask_json(made, given)[0] == 200
+    place = features.FEATURES.index("recent_carrier_late")
+    assert recorder.seen[0][2][:, place].tolist() == [0.5] * 5
+    assert store.asked == 1
+    assert ask_json(made, given, **{"x-tidegate-offline": "1"})[0] == 200
+    assert store.asked == 1
+
+
 class Recorder:
     """Keeps what it is given."""
 
@@ -506,8 +576,8 @@ def test_many_rows_are_counted_and_recorded_as_each_would_be(instance: Any) -> N
                 assert ask(made, json.dumps(row).encode(), path="/predict")[0] == 200
         else:
             assert ask_json(made, columns(rows))[0] == 200
-            ((call, given, features, answers, ms),) = recorder.seen
-            assert (call.protocol, len(given["date"]), features.shape[0]) == ("columns", 5, 5)
+            ((call, given, seen, answers, ms),) = recorder.seen
+            assert (call.protocol, len(given["date"]), seen.shape[0]) == ("columns", 5, 5)
             assert (len(answers["probability"]), ms > 0) == (5, True)
         told = json.loads(made.engine.measuring.document())
         del told["instance"]
@@ -520,8 +590,6 @@ def test_many_rows_are_counted_and_recorded_as_each_would_be(instance: Any) -> N
 
 def test_a_deadline_that_passed_is_a_504(app: Predictions) -> None:
     """Nobody waits any more: nothing is computed."""
-    from tidegate.serving.engine import Call
-
     call = Call("late", 0.0, json.dumps({"columns": columns([flight_row()])}).encode(), deadline=0.0)
     with pytest.raises(Invalid) as found:
         asyncio.run(app._many.answer(call, "application/json"))
