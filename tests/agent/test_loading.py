@@ -1,4 +1,4 @@
-"""Loaded releases on a plane of fakes: asked by the inbox, kept over an agent's death, switched to at once."""
+"""Loaded releases on a plane of fakes: asked by the inbox, kept over an agent's death, switched to."""
 
 from __future__ import annotations
 
