@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-WHOLE, NUMBERS = ("flight",), ("distance", "plane.", "weather.")
+WHOLE, NUMBERS = ("flight",), ("distance",)
 
 
 def flat(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -14,14 +14,14 @@ def flat(row: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in row.items():
         if isinstance(value, Mapping):
             found |= {f"{name}.{inner}": known for inner, known in flat(value).items()}
-        elif name not in ("plane", "weather"):
+        elif name not in ("plane", "weather", "recent"):
             found[name] = value
     return found
 
 
 def datatype(name: str) -> str:
     """Return the datatype of one of flight-delay's inputs."""
-    return "INT64" if name in WHOLE else "FP64" if name.startswith(NUMBERS) else "BYTES"
+    return "INT64" if name in WHOLE else "FP64" if "." in name or name in NUMBERS else "BYTES"
 
 
 def columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:

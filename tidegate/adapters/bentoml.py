@@ -27,7 +27,6 @@ from tidegate.files import digest_folder, write_atomic
 
 SERVING_PACKAGES = (
     "bentoml",
-    "grpcio",
     "httptools",
     "msgspec",
     "numpy",

@@ -1,132 +1,52 @@
-"""The Open Inference Protocol v2 over gRPC: `inference.GRPCInferenceService`, in REST's own process.
+"""The Open Inference Protocol v2 over gRPC: `inference.GRPCInferenceService`, in REST's own process and loop.
 
-`TIDEGATE_GRPC_PORT` says where: `8081` (on 127.0.0.1), `0.0.0.0:8081` or `unix:/run/model.sock`; unset, empty
-or 0 is off, and then neither grpcio nor protobuf is even imported. It listens once the model has answered its
-own examples, and drains before BentoML ends. Requests go the same way through the engine as those over REST:
-checked by the same rules, counted, written down, within the same queue and deadlines.
+`TIDEGATE_GRPC_PORT` says where: `8081` (on 127.0.0.1) or `0.0.0.0:8081`; unset, empty or 0 is off, and then
+nothing of it is imported. It listens once the model has answered its own examples, and drains before BentoML
+ends. Requests go the same way through the engine as those over REST: checked by the same rules, counted,
+written down, within the same queue and deadlines.
 
-`ModelStreamInfer` answers many requests of one stream, each by a message, in their order, which costs less
-than a call for each. Metadata that are read: `x-request-id` (the request's own `id` goes before it), and what
-the router says of a request. An answer's `id` is that of the prediction.
+`ModelStreamInfer` answers many requests of one stream, each by a message, in their order. Metadata that are
+read: `x-request-id` (the request's own `id` goes before it), and what the router says of a request. An
+answer's `id` is that of the prediction.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any
 
-import grpc  # type: ignore[import-untyped]
+from google.protobuf.message import DecodeError
 
 from tidegate.serving import messages
 from tidegate.serving.engine import Call
-from tidegate.serving.inference import Given, Inference, said, texts
+from tidegate.serving.grpc_tensors import Answers, field_of, given
+from tidegate.serving.grpc_wire import (
+    DEADLINE_EXCEEDED,
+    INTERNAL,
+    INVALID_ARGUMENT,
+    NOT_FOUND,
+    RESOURCE_EXHAUSTED,
+    UNAVAILABLE,
+    Asked,
+    Connection,
+    Method,
+    Refused,
+)
+from tidegate.serving.inference import Inference, said
 from tidegate.serving.request import Invalid
-from tidegate.serving.tensors import from_raw, rows_of, to_raw
 
-SERVICE = "inference.GRPCInferenceService"
+SERVICE = "/inference.GRPCInferenceService/"
 GRACE_SECONDS = 5.0  # for the calls in flight at the end
 
 _CODES = {
-    400: grpc.StatusCode.INVALID_ARGUMENT,
-    404: grpc.StatusCode.NOT_FOUND,
-    413: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    422: grpc.StatusCode.INVALID_ARGUMENT,
-    429: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    503: grpc.StatusCode.UNAVAILABLE,
-    504: grpc.StatusCode.DEADLINE_EXCEEDED,
-}
-_CONTENTS = {
-    "BOOL": "bool_contents", "INT8": "int_contents", "INT16": "int_contents", "INT32": "int_contents",
-    "INT64": "int64_contents", "UINT8": "uint_contents", "UINT16": "uint_contents",
-    "UINT32": "uint_contents", "UINT64": "uint64_contents", "FP32": "fp32_contents",
-    "FP64": "fp64_contents", "BYTES": "bytes_contents",
+    400: INVALID_ARGUMENT, 404: NOT_FOUND, 413: RESOURCE_EXHAUSTED, 422: INVALID_ARGUMENT,
+    429: RESOURCE_EXHAUSTED, 503: UNAVAILABLE, 504: DEADLINE_EXCEEDED,
 }  # fmt: skip
 
 log = logging.getLogger("tidegate.serving")
-
-
-def given(request: Any, inference: Inference) -> tuple[Given, int]:
-    """Return the tensors of a request by field, and how many rows they have; raises Invalid."""
-    raw = list(request.raw_input_contents)
-    inputs = request.inputs
-    if raw and len(raw) != len(inputs):
-        raise Invalid(400, "raw_input_contents", f"are {len(raw)} for {len(inputs)} inputs")
-    tensors: Given = []
-    counts = []
-    find = inference.tensors.input
-    for index, one in enumerate(inputs):
-        name, datatype = one.name, one.datatype
-        field = find(name, datatype)
-        count = rows_of(name, one.shape)
-        values = from_raw(name, datatype, raw[index], count) if raw else _contents(one, count)
-        tensors.append((field, values))
-        counts.append(count)
-    return tensors, inference.rows(tensors, counts)
-
-
-def _contents(one: Any, count: int) -> Sequence[Any]:
-    kind = _CONTENTS.get(one.datatype)
-    if kind is None:
-        raise Invalid(400, one.name, f"of {one.datatype} must be in raw_input_contents")
-    values = list(getattr(one.contents, kind))
-    if len(values) != count:
-        raise Invalid(400, one.name, f"has {len(values)} values in {kind}; its shape says {count}")
-    return values
-
-
-class Answers:
-    """Writes answers as the bytes of ModelInferResponse: what is the same in each is written once."""
-
-    def __init__(self, inference: Inference) -> None:
-        self._inference = inference
-        self._begun: dict[tuple[int, tuple[str, ...]], bytes] = {}
-
-    def write(self, request: Any, columns: Mapping[str, Sequence[Any]], rows: int, raw: bool) -> bytes:
-        """Return the answer's bytes; values as `contents` unless `raw`."""
-        tensors = self._inference.tensors
-        names = tuple(one.name for one in request.outputs) or tuple(field.name for field in tensors.outputs)
-        wanted = [tensors.output(name) for name in names]
-        values = [texts(columns[field.name], field) for field in wanted]
-        if not raw:
-            message = self._message(wanted, rows, request.id)
-            for output, field, those in zip(message.outputs, wanted, values, strict=True):
-                those = [text.encode() for text in those] if field.datatype == "BYTES" else those
-                getattr(output.contents, _CONTENTS[field.datatype]).extend(those)
-            return bytes(message.SerializeToString())
-        begun = self._begun.get((rows, names))
-        if begun is None:
-            begun = self._message(wanted, rows, "").SerializeToString()
-            if len(self._begun) < 64:
-                self._begun[rows, names] = begun
-        # Parts of a message may be written one after the other: 3 is its id, 6 its raw contents.
-        parts = [begun, _field(3, request.id.encode())]
-        parts += [
-            _field(6, to_raw(field.datatype, those)) for field, those in zip(wanted, values, strict=True)
-        ]
-        return b"".join(parts)
-
-    def _message(self, wanted: Sequence[Any], rows: int, request_id: str) -> Any:
-        return messages.ModelInferResponse(
-            model_name=self._inference.name,
-            model_version=self._inference.version,
-            id=request_id,
-            outputs=[{"name": f.name, "datatype": f.datatype, "shape": [rows]} for f in wanted],
-        )
-
-
-def _field(number: int, content: bytes) -> bytes:
-    """Return a field of bytes as protobuf writes it."""
-    size = len(content)
-    if size < 128:
-        return bytes((number << 3 | 2, size)) + content
-    length = bytearray()
-    while size > 127:
-        length.append(size & 127 | 128)
-        size >>= 7
-    length.append(size)
-    return bytes((number << 3 | 2,)) + bytes(length) + content
 
 
 class GrpcServer:
@@ -135,61 +55,69 @@ class GrpcServer:
     def __init__(self, inference: Inference) -> None:
         self._inference = inference
         self._answers = Answers(inference)
-        self._server: Any = None
-        self.port = 0
+        self._connections: set[Connection] = set()
+        self._server: asyncio.Server | None = None
 
     async def start(self, address: str, *, shared: bool = False) -> None:
         """Listen; raises RuntimeError for a port that is taken, unless it is `shared` by several workers."""
-        limit = self._inference.engine.settings.many.max_bytes
-        options = [
-            ("grpc.so_reuseport", int(shared)),
-            ("grpc.max_receive_message_length", limit),
-            ("grpc.max_send_message_length", -1),
-        ]
-        address = address if ":" in address else f"127.0.0.1:{address}"
-        server = grpc.aio.server(options=options)
-        server.add_generic_rpc_handlers((self._handlers(),))
+        host, _, port = address.rpartition(":")
+        host = host.strip("[]") or "127.0.0.1"
+        if not port.isdigit() or not 0 < int(port) < 65536:
+            raise RuntimeError(f"gRPC can't listen on {address!r}: set TIDEGATE_GRPC_PORT to a port")
+        methods, most = self._methods(), self._inference.engine.settings.many.max_bytes
         try:
-            self.port = server.add_insecure_port(address)
-        except RuntimeError as error:
-            raise RuntimeError(
-                f"gRPC can't listen on {address}: {error}; set TIDEGATE_GRPC_PORT to a free port"
-            ) from error
-        await server.start()
-        self._server = server
+            self._server = await asyncio.get_running_loop().create_server(
+                lambda: Connection(methods, most, self._connections),
+                host,
+                int(port),
+                reuse_port=shared,
+                backlog=2048,
+            )
+        except OSError as error:
+            text = f"gRPC can't listen on {host}:{port}: {error}; set TIDEGATE_GRPC_PORT to a free port"
+            raise RuntimeError(text) from error
 
     async def stop(self) -> None:
         """Take no more calls, and wait for those in flight."""
-        if self._server is not None:
-            await self._server.stop(GRACE_SECONDS)
+        if self._server is None:
+            return
+        self._server.close()
+        for connection in self._connections:
+            connection.shut()
+        end = time.monotonic() + GRACE_SECONDS
+        while time.monotonic() < end and any(connection.streams for connection in self._connections):
+            await asyncio.sleep(0.02)
+        for connection in list(self._connections):
+            connection.close()
 
-    # ---------------------------------------------------------------- calls
-    async def _infer(self, request: Any, context: Any) -> bytes:
-        call = self._inference.begin(_headers(context), "grpc", time.perf_counter())
-        status, content, error = await self._one(request, call, context.time_remaining())
+    # ---------------------------------------------------------------- predictions
+    async def _infer(self, asked: Asked) -> bytes:
+        request = _parsed(messages.ModelInferRequest, asked.message)
+        call = self._inference.begin(asked.headers, "grpc", asked.began)
+        status, content, error = await self._one(request, call, asked.deadline)
         if error:
-            await context.abort(_CODES.get(status, grpc.StatusCode.INTERNAL), error)
+            raise Refused(_CODES.get(status, INTERNAL), error)
         return content
 
-    async def _stream(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[bytes]:
-        headers = _headers(context)
-        headers.pop(b"x-request-id", None)  # the stream's, not that of any one request
-        async for request in requests:
-            call = self._inference.begin(headers, "grpc", time.perf_counter())
-            _, content, error = await self._one(request, call, context.time_remaining())
-            if error:
-                told = messages.ModelStreamInferResponse(
-                    error_message=error, infer_response={"id": request.id, "model_name": self._inference.name}
-                )
-                yield told.SerializeToString()
-            else:
-                yield _field(2, content)
+    async def _infer_of_stream(self, asked: Asked) -> bytes:
+        """Answer one request of a stream; its refusal is an answer, too."""
+        request = _parsed(messages.ModelInferRequest, asked.message)
+        call = self._inference.begin(asked.headers, "grpc", asked.began)
+        if b"x-request-id" in asked.headers:  # the stream's, not that of any one request
+            call.id = self._inference.new_id()
+        _, content, error = await self._one(request, call, asked.deadline)
+        if not error:
+            return field_of(2, content)
+        answer = messages.ModelStreamInferResponse(error_message=error)
+        answer.infer_response.id = request.id
+        answer.infer_response.model_name = self._inference.name
+        return bytes(answer.SerializeToString())
 
-    async def _one(self, request: Any, call: Call, left: float | None) -> tuple[int, bytes, str]:
-        """Return status, answer and error of one request, for which the caller waits so many seconds more."""
+    async def _one(self, request: Any, call: Call, deadline: float | None) -> tuple[int, bytes, str]:
+        """Return status (as HTTP's), answer and error of one request."""
         inference = self._inference
-        if left is not None:
-            call.deadline = min(call.deadline, call.began + left)
+        if deadline is not None and deadline < call.deadline:
+            call.deadline = deadline
         status, content, reason = 200, b"", ""
         try:
             request.id = inference.name_call(call, request.id)
@@ -214,58 +142,43 @@ class GrpcServer:
         return self._answers.write(request, columns, rows, bool(request.raw_input_contents))
 
     # ---------------------------------------------------------------- what is known of server and model
-    async def _live(self, request: Any, context: Any) -> Any:
-        return messages.ServerLiveResponse(live=True)
+    def _methods(self) -> dict[bytes, Method]:
+        inference = self._inference
 
-    async def _ready(self, request: Any, context: Any) -> Any:
-        return messages.ServerReadyResponse(ready=True)  # it listens only after the warm-up
+        def of_model(tell: Callable[[], Any]) -> Callable[[Any], Any]:
+            def checked(request: Any) -> Any:
+                try:
+                    inference.check(request.name, request.version)
+                except Invalid as error:
+                    raise Refused(_CODES[error.status], error.reason) from error
+                return tell()
 
-    async def _server_metadata(self, request: Any, context: Any) -> Any:
-        return messages.ServerMetadataResponse(**self._inference.server)
+            return checked
 
-    async def _model_ready(self, request: Any, context: Any) -> Any:
-        await self._check(request, context)
-        return messages.ModelReadyResponse(ready=True)
+        def simple(asked: Any, tell: Callable[[Any], Any]) -> Method:
+            return Method(lambda message: tell(_parsed(asked, message)).SerializeToString(), "simple")
 
-    async def _model_metadata(self, request: Any, context: Any) -> Any:
-        await self._check(request, context)
-        return messages.ModelMetadataResponse(**self._inference.model)
-
-    async def _check(self, request: Any, context: Any) -> None:
-        try:
-            self._inference.check(request.name, request.version)
-        except Invalid as error:
-            await context.abort(_CODES[error.status], error.reason)
-
-    def _handlers(self) -> Any:
-        def unary(do: Any, asked: Any) -> Any:
-            return grpc.unary_unary_rpc_method_handler(
-                do, request_deserializer=asked.FromString, response_serializer=_bytes
-            )
-
-        infer = messages.ModelInferRequest
-        handlers = {
-            "ServerLive": unary(self._live, messages.ServerLiveRequest),
-            "ServerReady": unary(self._ready, messages.ServerReadyRequest),
-            "ServerMetadata": unary(self._server_metadata, messages.ServerMetadataRequest),
-            "ModelReady": unary(self._model_ready, messages.ModelReadyRequest),
-            "ModelMetadata": unary(self._model_metadata, messages.ModelMetadataRequest),
-            "ModelInfer": unary(self._infer, infer),
-            "ModelStreamInfer": grpc.stream_stream_rpc_method_handler(
-                self._stream, request_deserializer=infer.FromString, response_serializer=_bytes
+        made = messages
+        methods = {
+            "ServerLive": simple(made.ServerLiveRequest, lambda _: made.ServerLiveResponse(live=True)),
+            "ServerReady": simple(made.ServerReadyRequest, lambda _: made.ServerReadyResponse(ready=True)),
+            "ServerMetadata": simple(
+                made.ServerMetadataRequest, lambda _: made.ServerMetadataResponse(**inference.server)
             ),
+            "ModelReady": simple(
+                made.ModelReadyRequest, of_model(lambda: made.ModelReadyResponse(ready=True))
+            ),
+            "ModelMetadata": simple(
+                made.ModelMetadataRequest, of_model(lambda: made.ModelMetadataResponse(**inference.model))
+            ),
+            "ModelInfer": Method(self._infer, "unary"),
+            "ModelStreamInfer": Method(self._infer_of_stream, "stream"),
         }
-        return grpc.method_handlers_generic_handler(SERVICE, handlers)
+        return {f"{SERVICE}{name}".encode(): method for name, method in methods.items()}
 
 
-def _bytes(answer: Any) -> bytes:
-    return answer if isinstance(answer, bytes) else answer.SerializeToString()
-
-
-def _headers(context: Any) -> dict[bytes, bytes]:
-    """Return a call's metadata as HTTP's headers."""
-    return {
-        name.encode(): value.encode() if isinstance(value, str) else value
-        for name, value in context.invocation_metadata() or ()
-        if name.startswith("x-")
-    }
+def _parsed(kind: Any, message: bytes) -> Any:
+    try:
+        return kind.FromString(message)
+    except DecodeError as error:
+        raise Refused(INVALID_ARGUMENT, f"is no {kind.DESCRIPTOR.name}: {error}") from error

@@ -171,11 +171,16 @@ class Inference:
     def begin(self, headers: Mapping[bytes, bytes], protocol: str, began: float) -> Call:
         """Return what is known of a request by its headers, or by its metadata."""
         given = headers.get(b"x-request-id", b"").decode("latin-1")
-        call = Call(given if REQUEST_ID.fullmatch(given) else os.urandom(16).hex(), began, b"", protocol)
+        call = Call(given if REQUEST_ID.fullmatch(given) else self.new_id(), began, b"", protocol)
         call.warm, call.journaled = measuring.WARM in headers, answered.JOURNALED in headers
+        call.arm = answered.arm(headers)
         admission = self.engine.admission
         call.deadline = admission.deadline(headers, admission.arrived(began))
         return call
+
+    def new_id(self) -> str:
+        """Return an id for a request that has none."""
+        return os.urandom(16).hex()
 
     def name_call(self, call: Call, asked: str) -> str:
         """Give a call the id that its request asks for, as far as one may look, and return the answer's."""
