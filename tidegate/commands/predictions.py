@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tidegate.commands import precompute, prediction_show
 from tidegate.commands.environments import known_environment
 from tidegate.errors import ConfigError, Unreachable
 
@@ -38,7 +39,9 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(help="Ask, keep in order and erase the log of predictions.", no_args_is_help=True)
     group.command()(query)
     group.command()(compact)
+    group.command()(prediction_show.show)
     group.command()(erase)
+    group.command()(precompute.precompute)
     group.command(hidden=True)(keep)
     app.add_typer(group, name="predictions")
 
