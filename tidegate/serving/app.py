@@ -115,7 +115,7 @@ class Predictions:
             await self._describe(scope, send)
         elif scope["type"] == "lifespan":
             await self._live(scope, receive, send)
-        elif scope["type"] == "http" and scope["path"] == docs.PATH and scope["method"] in ("GET", "HEAD"):
+        elif scope["type"] == "http" and scope["path"] in docs.PATHS and scope["method"] in ("GET", "HEAD"):
             page = docs.page(self._service.name)
             await _send(send, page, head=scope["method"] == "HEAD", headers=docs.HEADERS)
         elif scope["type"] == "http" and scope["path"] == measuring.PATH and scope["method"] == "GET":

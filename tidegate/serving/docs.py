@@ -16,7 +16,7 @@ import msgspec
 
 from tidegate.serving.columns import Form
 
-PATH = "/docs"
+PATHS = ("/docs", "/")  # the second in place of BentoML's own page, which loads a tracker
 MOST = 3  # examples of one path
 _REFUSED = {400: b"{", 422: b"{}"}  # bodies that most services refuse: an example only if this one does
 _ONLY_HERE = b"default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
