@@ -152,6 +152,7 @@ def test_a_warm_up_is_not_counted(headers: Any, tmp_path: Path, monkeypatch: pyt
         assert await app.predict(None, *headers) == 200
         found = await app.measures()
         assert (found["predictions"], found["missing"], sum(found["scores"])) == (0, 0, 0)
+        assert b"\ntidegate_predictions_total{" not in (await app.ask("/metrics", method="GET"))[1]
 
     asyncio.run(app.live(work()))
     assert list(tmp_path.iterdir()) == []

@@ -216,7 +216,7 @@ class Predictions:
             if status != 200 and path == description.PREDICT:
                 self.engine.failed(call, status)
         await self._reply(send, status, content, request_id)
-        if path == description.PREDICT:
+        if path == description.PREDICT and measuring.WARM not in told:
             self._measuring.timed(status, time.perf_counter() - began)
 
     async def _answer_many(self, scope: Message, receive: Receive, send: Send) -> None:
