@@ -55,6 +55,13 @@ class ModelService(Service):  # type: ignore[misc]
 
     instance: Any = None
 
+    def __attrs_post_init__(self) -> None:
+        """Tell `bentoml serve` how many processes the model's settings want; a plane says its own number."""
+        super().__attrs_post_init__()
+        workers = _settings(self).workers
+        if workers > 1:
+            self.config.setdefault("workers", workers)
+
     def __call__(self) -> Any:
         """Load the model, once, when BentoML starts the service in its worker."""
         self.instance = super().__call__()
