@@ -24,6 +24,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
+from itertools import repeat
 from math import isfinite, nan
 from pathlib import Path
 from typing import Any
@@ -207,7 +208,7 @@ def _finite(values: Any) -> np.ndarray:
 
 
 def _codes(values: np.ndarray, known: Mapping[str, int]) -> np.ndarray:
-    return np.fromiter((known.get(value, UNKNOWN) for value in values.tolist()), np.int64, len(values))
+    return np.fromiter(map(known.get, values.tolist(), repeat(UNKNOWN)), np.int64, len(values))
 
 
 def to_rows(columns: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from tidegate.serving.columns import WORDS, Array, Column, Form, Rows, array, nothing, refuse
+from tidegate.serving.columns import WORDS, Array, Column, Form, Rows, array, refuse
 from tidegate.serving.request import Invalid
 
 TYPE = "application/vnd.apache.arrow.stream"
@@ -80,8 +80,6 @@ def _column(form: Form, column: Column, values: Any) -> Array:
     else:
         nulls = _nulls(values)
         found = _READERS[column.kind](form, column, values, nulls)
-        if kind.startswith("dictionary"):
-            nulls = nothing(found)  # a dictionary may hold a null of its own
     if not (column.nullable or column.grouped) and nulls.any():
         refuse(form, column.name, nulls, "must not be null")
     return found
@@ -186,11 +184,16 @@ _READERS = {
 
 
 def _distinct(values: Any, nulls: Array) -> tuple[list[Any], npt.NDArray[np.int64]]:
-    """Return the words that there are, and which one each row has; of nulls the last, None."""
+    """Return the words that there are, and which one each row has; of nulls the last, None.
+
+    A dictionary may hold a null of its own, which is then one of `nulls`.
+    """
     coded = values if str(values.type).startswith("dictionary") else values.dictionary_encode()
     words = [*coded.dictionary.to_pylist(), None]
     places = _raw(coded.indices).astype(np.int64)
     places[nulls] = len(words) - 1
+    if words.index(None) < len(words) - 1:
+        nulls |= np.array([word is None for word in words])[places]
     return words, places
 
 
