@@ -13,6 +13,7 @@ from typing import Any
 from bench import (  # noqa: F401 - they register themselves
     agents,
     experiments,
+    features,
     gates,
     load_ratio,
     pipeline,
