@@ -85,11 +85,18 @@ def request(path: str, body: bytes) -> bytes:
 
 
 def hammer(
-    port: int, requests: Sequence[bytes], *, connections: int, seconds: float, warm_up: float = 1.0
+    port: int,
+    requests: Sequence[bytes],
+    *,
+    connections: int,
+    seconds: float,
+    warm_up: float = 1.0,
+    refusals: bool = False,
 ) -> Load:
     """Send requests over a number of connections for some seconds, after a warm-up that is not counted.
 
-    Raises CannotRun when anything but 200 came back: numbers of failures are no numbers.
+    Raises CannotRun when anything but 200 came back, unless `refusals` are expected: numbers of failures
+    are no numbers.
     """
 
     async def go() -> list[_Connection]:
@@ -110,6 +117,6 @@ def hammer(
     made = asyncio.run(go())
     latencies = tuple(sorted(latency for connection in made for latency in connection.latencies))
     failed = sum(connection.failed for connection in made)
-    if failed or not latencies:
+    if (failed and not refusals) or not latencies:
         raise CannotRun(f"{failed} of {len(latencies)} answers were not 200")
     return Load(len(latencies), failed, seconds, latencies)

@@ -93,7 +93,7 @@ def wait_until_ready(port: int, seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         with contextlib.suppress(OSError, urllib.error.HTTPError):
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5).close()  # noqa: S310
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5).close()
             return
         time.sleep(0.05)
     raise CannotRun(f"nothing was ready on its port within {seconds:g} s")
@@ -144,7 +144,7 @@ def serving() -> Mapping[str, Measured]:
         f"one worker, {CONNECTIONS} connections, median of {ROUNDS} rounds of {SECONDS:g} s each; {fastapi}"
     )
     best = "the best round of each"
-    most = f"p99 {carried['mine'][1]:.1f} ms at {carried['mine'][2]} connections; the client is on the same cores"
+    most = f"p99 {carried['mine'][1]:.1f} ms at {carried['mine'][2]} connections; client included"
     return {
         "service-throughput": Measured(rate["mine"], "FastAPI", rate["fastapi"], note),
         "service-p99": Measured(slow["mine"], "FastAPI", slow["fastapi"], best),
@@ -156,7 +156,7 @@ def serving() -> Mapping[str, Measured]:
 
 
 def _carried(port: int, rows: Sequence[bytes]) -> tuple[float, float, int]:
-    """Return the most answers a second of which 99% come within 15 ms, their p99 in ms, and the connections."""
+    """Return the most answers a second with 99% within 15 ms, their p99 in ms, and the connections."""
     best = (0.0, 0.0, 0)
     for connections in (1, 2, 4, 8, 16, 32, 64, 96):
         load = hammer(port, rows, connections=connections, seconds=1.5, warm_up=0.5)
@@ -172,7 +172,7 @@ def _carried(port: int, rows: Sequence[bytes]) -> tuple[float, float, int]:
     service_first=("ms", Goal("ratio", at_most=2.0)),
 )
 def beginning() -> Mapping[str, Measured]:
-    """From the process' begin to readiness, and the first counted request beside the median of those after it."""
+    """From the process' begin to readiness, and the first counted request beside the median of later ones."""
     body = requests("/predict")[0].partition(b"\r\n\r\n")[2]
     starts, firsts, medians = [], [], []
     with tempfile.TemporaryDirectory() as name:
@@ -222,7 +222,7 @@ def overload() -> Mapping[str, Measured]:
             crowd = hammer(port, rows, connections=callers, seconds=60.0, refusals=True)
             grown = _held(port) - before
     answered = (crowd.requests - crowd.failed) / crowd.seconds
-    note = f"{callers} callers for 60 s: {crowd.requests:,} requests, of which {crowd.failed:,} were refused by 429"
+    note = f"{callers} callers for 60 s: {crowd.requests:,} requests, {crowd.failed:,} of them refused by 429"
     return {
         "service-overload-memory": Measured(grown / 1e6, note="grown in that minute"),
         "service-overload-answers": Measured(answered, f"{CONNECTIONS} callers", calm.rate, note),
@@ -231,7 +231,7 @@ def overload() -> Mapping[str, Measured]:
 
 def _held(port: int) -> float:
     """Return the bytes of memory that a service says it holds."""
-    page = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30).read().decode()  # noqa: S310
+    page = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30).read().decode()
     found = re.search(r"^tidegate_memory_bytes\{.*\} (\S+)$", page, re.M)
     if found is None:
         raise CannotRun("the service does not tell its memory")
