@@ -84,6 +84,7 @@ class StoresSpec(_Spec, frozen=True):
     bentos: str = "{home}/bentoml"
     predictions: str = "{home}/predictions"
     features: str = "sqlite:///{home}/features.db"
+    cache: Annotated[str, msgspec.Meta(pattern=r"^(rediss?://[^/].*)?\Z")] = ""  # a Redis; none by default
 
 
 class PredictionsSpec(_Spec, frozen=True):

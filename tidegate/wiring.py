@@ -99,6 +99,8 @@ def places(spec: config.Platform, where: config.Home) -> dict[str, str]:
         found["TIDEGATE_PREDICTIONS"] = str(predictions_path(spec, where))
     if spec.stores.features:
         found["TIDEGATE_FEATURES"] = features_address(spec, where)
+    if spec.stores.cache:
+        found["TIDEGATE_CACHE"] = spec.stores.cache
     return found
 
 

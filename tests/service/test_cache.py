@@ -22,6 +22,8 @@ from hypothesis import strategies as st
 
 from tests.planes import eventually
 from tests.service.running import free_port
+from tidegate import config, wiring
+from tidegate.errors import ConfigError
 from tidegate.serving.cache import AnswerCache, Shared, answers
 from tidegate.serving.engine import Call, Engine
 from tidegate.serving.metrics import Registry
@@ -347,3 +349,14 @@ def test_all_counts_are_shown() -> None:
         'tidegate_cache_entries{service="toy"} 1',
     ):
         assert line in text
+
+
+def test_the_platform_names_the_shared_one(tmp_path: Path) -> None:
+    """`stores.cache` of platform.yaml reaches each service; none by default, and only a Redis' address."""
+    own = "envs/production/platform.yaml"
+    for text, named in (("{}", None), ("stores: {cache: 'redis://cache:6379/1'}", "redis://cache:6379/1")):
+        spec = config.parse_platform({own: text}, "production")
+        assert wiring.places(spec, config.Home(tmp_path)).get("TIDEGATE_CACHE") == named
+    for wrong in ("memcached://cache", "cache:6379", "redis:///1"):
+        with pytest.raises(ConfigError, match=r"production/platform.yaml:1.*cache"):
+            config.parse_platform({own: f"stores: {{cache: '{wrong}'}}"}, "production")

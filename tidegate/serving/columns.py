@@ -216,23 +216,21 @@ class Form:
         for name, column in self.columns.items():
             if name in given:
                 columns[name] = given[name]
-                nulls = nothing(given[name])
                 if column.grouped and not column.nullable:
-                    self._need(column, nulls & ~lacking[column.group])
+                    self._need(name, nothing(given[name]) & ~lacking[column.group])
             else:
+                if column.required and not column.group:
+                    raise Invalid(422, name, "is required")
                 if column.required:
-                    missing = ~lacking[column.group] if column.group else np.ones(count, bool)
-                    if missing.any():
-                        raise Invalid(
-                            422, name, "is required", int(missing.argmax()) if column.group else None
-                        )
+                    self._need(name, ~lacking[column.group])
                 default = None if column.default is msgspec.NODEFAULT else column.default
                 columns[name] = filled(column.kind, default, count)
         return Rows(columns, frozenset(self.columns) - frozenset(given), count)
 
-    def _need(self, column: Column, bad: Array) -> None:
+    def _need(self, name: str, bad: Array) -> None:
+        """Refuse the first row whose inner Struct is there without a field that it needs."""
         if bad.any():
-            raise self.wrong(column.name, int(bad.argmax()), "must not be empty")
+            raise Invalid(422, name, "is required", int(bad.argmax()))
 
     def _lacking(self, given: Mapping[str, Array], count: int) -> dict[tuple[str, ...], Array]:
         """Return in which rows each inner Struct is null: where all that lies in it is."""
