@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from tests.repo.test_house import PACKAGE, ROOT, blocks, documents, house_files
-from tidegate import config
+from tidegate import config, settings
 from tidegate.documents import convert, read_yaml
 
 README = (ROOT / "README.md").read_text()
-SHOWN = r"# (envs/\S+?\.yaml|params\.yaml)"  # the first line of an example says which file it is
+SHOWN = r"# (envs/\S+?\.yaml|services/\S+?\.yaml|params\.yaml)"  # an example's first line says which
 
 
 def examples() -> Iterator[tuple[str, str, str]]:
@@ -42,6 +42,8 @@ def parse(path: str, text: str) -> None:
         convert(value, config.Platform, where=path, lines=lines)
     elif path.startswith("envs/releases/"):
         config.parse_record(text, path)
+    elif path.endswith("/settings.yaml"):
+        settings.read(text, path)
     else:
         read_yaml(text, path)
 

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 import yaml
 
-from tests.repo.test_house import house_files
+from tests.repo.test_house import ROOT, house_files
 from tidegate import settings
 from tidegate.errors import ConfigError
 
@@ -79,6 +79,18 @@ def test_the_schema_documents_every_key() -> None:
         for name, key in part["properties"].items():
             assert "default" in key, name
             assert "description" in key or "$ref" in key, name
+
+
+def test_every_key_is_in_the_documentation() -> None:
+    """docs/serving.md has a row for each key, with its default."""
+    text = (ROOT / "docs" / "serving.md").read_text()
+    defaults = json.loads(msgspec.json.encode(carried.Settings()))
+    rows, known = [], carried.keys()
+    for key in known:
+        section, _, name = key.rpartition(".")
+        value = (defaults[section] if section else defaults)[name]
+        rows.append(f"| `{key}` | {json.dumps(value)} |")
+    assert [row for row in rows if row not in text] == []
 
 
 def test_keys_are_those_of_the_file() -> None:

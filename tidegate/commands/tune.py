@@ -168,7 +168,7 @@ def _table(plan: Plan, choice: Choice) -> Any:
     table.add_column("setting", no_wrap=True)
     for count in plan.connections:
         table.add_column(str(count), justify="right", no_wrap=True)
-    for column in ("rows a batch", "beside the simplest"):
+    for column in ("rows at once", "beside the simplest"):
         table.add_column(column, justify="right", no_wrap=True)
     for row in choice.rows:
         cells = [f"{point.rate:,.0f} ({point.p99:.3g})" for point in row.points]

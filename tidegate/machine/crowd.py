@@ -22,7 +22,7 @@ PATIENCE = 30.0  # seconds beyond its own time that a run may take
 
 @dataclass(frozen=True)
 class Answers:
-    """What came back after the warm-up: milliseconds of each answer, sorted; `failed` are no 200s."""
+    """What came back after the warm-up: milliseconds of each 200, sorted; `failed` are all others, and none."""
 
     latencies: tuple[float, ...]
     failed: int
@@ -31,7 +31,7 @@ class Answers:
     @property
     def rate(self) -> float:
         """Good answers a second."""
-        return (len(self.latencies) - self.failed) / self.seconds
+        return len(self.latencies) / self.seconds
 
     def quantile(self, share: float) -> float:
         """Return a quantile of the latencies in milliseconds; 0 without an answer."""
@@ -70,9 +70,10 @@ class _Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         now = time.perf_counter()
-        if now >= self._warm:
+        if now >= self._warm and self._parser.get_status_code() == 200:
             self.latencies.append(1000 * (now - self._sent))
-            self.failed += self._parser.get_status_code() != 200
+        elif now >= self._warm:
+            self.failed += 1
         # Not from inside the parser, which is about to be replaced.
         asyncio.get_running_loop().call_soon(self._send)
 
