@@ -22,7 +22,7 @@ PATIENCE = 30.0  # seconds beyond its own time that a run may take
 
 @dataclass(frozen=True)
 class Answers:
-    """What came back after the warm-up: milliseconds of each 200, sorted; `failed` are all others, and none."""
+    """What came back after the warm-up: milliseconds of each 200, sorted; `failed` is all else."""
 
     latencies: tuple[float, ...]
     failed: int
