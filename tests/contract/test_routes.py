@@ -119,6 +119,27 @@ def test_what_a_release_counts_is_told_to_no_caller(room: Room, path: str) -> No
     assert room.a.received == room.b.received == []
 
 
+def test_a_release_is_told_how_a_request_came(room: Room) -> None:
+    """By its share of all, by a match, as a copy, or outside of an experiment; a caller can't say it."""
+    from tidegate.serving.answered import arm
+
+    def arms(server: Any) -> set[str]:
+        return {arm({k.lower().encode(): v.encode() for k, v in r.headers.items()}) for r in server.received}
+
+    match = (Match(header="x-try"), B)
+    room.serve(replace(room.route, weights={A: 100}, mirror={B: 100}, matches=(match,)))
+    room.ask([{"x-tidegate-arm": "forged"}])
+    eventually(lambda: room.b.received)
+    assert (arms(room.a), arms(room.b)) == ({"100%"}, {"copy"})
+    room.b.received.clear()
+    room.ask([{"x-try": "1"}])
+    assert arms(room.b) == {"match"}
+    room.b.received.clear()
+    room.serve(replace(room.route, weights={A: 20, B: 80}))
+    room.ask([{}] * 50)
+    assert arms(room.b) == {"80%"}
+
+
 # ---------------------------------------------------------------- mirror
 def test_a_mirror_gets_every_request_and_answers_nobody(room: Room) -> None:
     """The tried release gets the same path, body and id; its answers, whatever they are, reach nobody."""

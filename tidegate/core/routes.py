@@ -34,6 +34,7 @@ ROUTES = "tidegate"  # the name of the one route configuration
 RELEASE_HEADER = "x-tidegate-release"
 JOURNAL_HEADER = "x-tidegate-journal"
 UNIT_HEADER = "x-tidegate-unit"
+ARM_HEADER = "x-tidegate-arm"  # how a request came to a release: `20%` of all, `match`, or `apart`
 FOREIGN = "?"  # the salt of a route that is not what would be written for it: no table can ask for it
 
 # A prediction has no side effect, so a request whose replica died under it may be sent to another
@@ -88,7 +89,8 @@ def entries(model: str, route: Split) -> list[Json]:
     """Return a model's entries in the order in which Envoy tries them."""
     prefix = {"prefix": f"/{model}/"}
     first = [
-        _apart({**prefix, "headers": [_matcher(match)]}, model, release) for match, release in route.matches
+        _apart({**prefix, "headers": [_matcher(match)]}, model, release, "match")
+        for match, release in route.matches
     ]
     if not route.weights:
         reason = f"no release of {model} is being served now"
@@ -97,7 +99,7 @@ def entries(model: str, route: Split) -> list[Json]:
         carrying = {**prefix, "headers": [_unit_matcher(route.affinity)]}
         first.append(_split(carrying, model, route, route.affinity))
     stays_out = needs_unit(route)
-    last = _apart(prefix, model, base_of(route)) if stays_out else _split(prefix, model, route, None)
+    last = _apart(prefix, model, base_of(route), "apart") if stays_out else _split(prefix, model, route, None)
     return [*first, {**last, **_metadata(route)}]
 
 
@@ -107,6 +109,7 @@ def _split(match: Json, model: str, route: Split, affinity: Key | None) -> Json:
         {
             "name": cluster_name(model, release),
             "weight": route.weights[release],
+            "request_headers_to_add": [_header(ARM_HEADER, f"{route.weights[release]}%%")],
             "response_headers_to_add": [_header(RELEASE_HEADER, release)],
         }
         for release in (_ordered(route) if route.affinity else sorted(route.weights))
@@ -133,16 +136,17 @@ def _split(match: Json, model: str, route: Split, affinity: Key | None) -> Json:
 
 
 # A release may repeat what it was told; callers learn of the release that answered, and of nothing else.
-_UNTOLD: Json = {"response_headers_to_remove": [JOURNAL_HEADER, UNIT_HEADER]}
+_UNTOLD: Json = {"response_headers_to_remove": [JOURNAL_HEADER, UNIT_HEADER, ARM_HEADER]}
 _ACTION: Json = {"prefix_rewrite": "/", "timeout": "30s", "retry_policy": _POLICY}
 
 
-def _apart(match: Json, model: str, release: str) -> Json:
+def _apart(match: Json, model: str, release: str, arm: str) -> Json:
     """The entry of requests that go to one release without being counted for it."""
     return {
         "match": match,
         "route": {**_ACTION, "cluster": apart_name(model, release)},
         **_UNTOLD,
+        "request_headers_to_add": [_header(ARM_HEADER, arm)],
         "response_headers_to_add": [_header(RELEASE_HEADER, release)],
     }
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from tidegate.serving.measuring import Measuring, number
 from tidegate.serving.spool import Spool
 
 JOURNALED = b"x-tidegate-journal"
+ARM = b"x-tidegate-arm"
+COPY = b"-shadow"  # what Envoy adds to the host of a mirrored request
 FOLDER = "TIDEGATE_ANSWERS"  # the variable that names the folder
 
 BACKLOG = 4 * 1024 * 1024  # bytes that may wait for the disk
@@ -28,6 +30,15 @@ CLOSING_SECONDS = 2.0
 KEPT_SECONDS = 2 * 86400.0  # after which a file that no process writes any more is removed
 
 _encode = msgspec.json.Encoder().encode
+
+
+def arm(headers: Mapping[bytes, bytes]) -> str:
+    """Return how a request came to this release, as the router says: `20%`, `match`, `apart`, or `copy`."""
+    said = headers.get(ARM)
+    if said is None:  # asked without a router
+        return ""
+    host = headers.get(b"host") or headers.get(b":authority", b"")
+    return "copy" if COPY in host else said.decode("latin-1")
 
 
 class Journal:

@@ -261,6 +261,7 @@ class Predictions:
         admission = self.engine.admission
         call = Call(request_id, began, body, "rest", measuring.WARM in told, answered.JOURNALED in told)
         call.offline = online.OFFLINE in told
+        call.arm = answered.arm(told)
         call.deadline = admission.deadline(told, admission.arrived(began))
         return call
 
