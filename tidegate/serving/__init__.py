@@ -23,8 +23,8 @@ thousand is answered in front of its middlewares, which cost more than the model
 - `app`: the ASGI application, what each path does, from bytes to bytes
 - `engine`: from a checked request to a counted answer, the same for every protocol
 - `settings`: what `services/<model>/settings.yaml` may say
-- `v2`, `grpc_server`: the Open Inference Protocol v2 over HTTP and gRPC, both by `inference` and `tensors`; its
-  messages are `messages`, made of `inference.proto` by way of `descriptor`, and its calls `grpc_wire` on `http2`
+- `v2`, `grpc_server`: the Open Inference Protocol v2 over HTTP and gRPC, both by `inference` and `tensors`;
+  its messages are `messages`, made of `inference.proto` (`descriptor`), its calls `grpc_wire` on `http2`
 - `online`: what a request does not say, looked up in one round trip (`resp`: in Redis' own words)
 - `request`, `description`: from bytes to a checked request; what is published as OpenAPI
 - `measuring`, `answered`: what is counted, and what is written down to be compared

@@ -22,6 +22,7 @@ from google.protobuf.message import DecodeError
 
 from tidegate.serving import messages
 from tidegate.serving.engine import Call
+from tidegate.serving.grpc_known import Forms
 from tidegate.serving.grpc_tensors import Answers, field_of, given
 from tidegate.serving.grpc_wire import (
     DEADLINE_EXCEEDED,
@@ -54,7 +55,7 @@ class GrpcServer:
 
     def __init__(self, inference: Inference) -> None:
         self._inference = inference
-        self._answers = Answers(inference)
+        self._answers, self._forms = Answers(inference), Forms()
         self._connections: set[Connection] = set()
         self._server: asyncio.Server | None = None
 
@@ -92,36 +93,41 @@ class GrpcServer:
 
     # ---------------------------------------------------------------- predictions
     async def _infer(self, asked: Asked) -> bytes:
-        request = _parsed(messages.ModelInferRequest, asked.message)
         call = self._inference.begin(asked.headers, "grpc", asked.began)
-        status, content, error = await self._one(request, call, asked.deadline)
+        status, content, error = await self._one(asked, call)
         if error:
             raise Refused(_CODES.get(status, INTERNAL), error)
         return content
 
     async def _infer_of_stream(self, asked: Asked) -> bytes:
         """Answer one request of a stream; its refusal is an answer, too."""
-        request = _parsed(messages.ModelInferRequest, asked.message)
         call = self._inference.begin(asked.headers, "grpc", asked.began)
         if b"x-request-id" in asked.headers:  # the stream's, not that of any one request
             call.id = self._inference.new_id()
-        _, content, error = await self._one(request, call, asked.deadline)
+        _, content, error = await self._one(asked, call)
         if not error:
             return field_of(2, content)
         answer = messages.ModelStreamInferResponse(error_message=error)
-        answer.infer_response.id = request.id
+        answer.infer_response.id = call.id
         answer.infer_response.model_name = self._inference.name
         return bytes(answer.SerializeToString())
 
-    async def _one(self, request: Any, call: Call, deadline: float | None) -> tuple[int, bytes, str]:
+    async def _one(self, asked: Asked, call: Call) -> tuple[int, bytes, str]:
         """Return status (as HTTP's), answer and error of one request."""
         inference = self._inference
-        if deadline is not None and deadline < call.deadline:
-            call.deadline = deadline
+        if asked.deadline is not None and asked.deadline < call.deadline:
+            call.deadline = asked.deadline
+        call.raw = asked.message
         status, content, reason = 200, b"", ""
         try:
-            request.id = inference.name_call(call, request.id)
-            content = await self._answered(request, call)
+            known = self._forms.read(asked.message)
+            if known is None:
+                content = await self._in_full(asked.message, call)
+            else:
+                form, shown, row, unknown = known
+                shown = inference.name_call(call, shown)
+                answer = await inference.engine.one(call, inference.tensors.checked(row, unknown))
+                content = form.answer(shown, answer)
         except Invalid as error:
             status, reason = error.status, said(error)
         except Exception:
@@ -132,14 +138,22 @@ class GrpcServer:
         inference.engine.measuring.timed(status, time.perf_counter() - call.began)
         return status, content, reason
 
-    async def _answered(self, request: Any, call: Call) -> bytes:
+    async def _in_full(self, message: bytes, call: Call) -> bytes:
+        """Read every tensor of a request, answer it, and keep its form where it has one."""
         inference = self._inference
+        try:
+            request = messages.ModelInferRequest.FromString(message)
+        except DecodeError as error:
+            raise Invalid(400, "", f"the message is no ModelInferRequest: {error}") from error
+        request.id = inference.name_call(call, request.id)
         inference.check(request.model_name, request.model_version)
         tensors, rows = given(request, inference)
-        for one in request.outputs:
-            inference.tensors.output(one.name)  # an unknown one costs no prediction
+        wanted = self._answers.wanted(request)  # an unknown one costs no prediction
         columns = await inference.infer(call, tensors, rows)
-        return self._answers.write(request, columns, rows, bool(request.raw_input_contents))
+        raw = bool(request.raw_input_contents)
+        if raw and rows == 1:
+            self._forms.keep(message, tensors, self._answers.begun(wanted, 1), wanted)
+        return self._answers.write(request, columns, rows, raw)
 
     # ---------------------------------------------------------------- what is known of server and model
     def _methods(self) -> dict[bytes, Method]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tidegate.serving import messages
-from tidegate.serving.inference import Given, Inference, texts
+from tidegate.serving.inference import Field, Given, Inference, texts
 from tidegate.serving.request import Invalid
 from tidegate.serving.tensors import from_raw, rows_of, to_raw
 
@@ -48,17 +48,14 @@ def _contents(one: Any, count: int) -> Sequence[Any]:
 
 
 class Answers:
-    """Writes answers as the bytes of ModelInferResponse: what is the same in each is written once."""
+    """Writes answers as the bytes of ModelInferResponse."""
 
     def __init__(self, inference: Inference) -> None:
         self._inference = inference
-        self._begun: dict[tuple[int, tuple[str, ...]], bytes] = {}
 
     def write(self, request: Any, columns: Mapping[str, Sequence[Any]], rows: int, raw: bool) -> bytes:
         """Return the answer's bytes; values as `contents` unless `raw`."""
-        tensors = self._inference.tensors
-        names = tuple(one.name for one in request.outputs) or tuple(field.name for field in tensors.outputs)
-        wanted = [tensors.output(name) for name in names]
+        wanted = self.wanted(request)
         values = [texts(columns[field.name], field) for field in wanted]
         if not raw:
             message = self._message(wanted, rows, request.id)
@@ -66,17 +63,21 @@ class Answers:
                 those = [text.encode() for text in those] if field.datatype == "BYTES" else those
                 getattr(output.contents, _CONTENTS[field.datatype]).extend(those)
             return bytes(message.SerializeToString())
-        begun = self._begun.get((rows, names))
-        if begun is None:
-            begun = self._message(wanted, rows, "").SerializeToString()
-            if len(self._begun) < 64:
-                self._begun[rows, names] = begun
         # Parts of a message may be written one after the other: 3 is its id, 6 its raw contents.
-        parts = [begun, field_of(3, request.id.encode())]
+        parts = [self.begun(wanted, rows), field_of(3, request.id.encode())]
         parts += [
             field_of(6, to_raw(field.datatype, those)) for field, those in zip(wanted, values, strict=True)
         ]
         return b"".join(parts)
+
+    def wanted(self, request: Any) -> Sequence[Field]:
+        """Return the outputs that a request asks for; raises Invalid for an unknown one."""
+        tensors = self._inference.tensors
+        return [tensors.output(one.name) for one in request.outputs] or tensors.outputs
+
+    def begun(self, wanted: Sequence[Field], rows: int) -> bytes:
+        """Return what an answer begins with, up to its id and its values."""
+        return bytes(self._message(wanted, rows, "").SerializeToString())
 
     def _message(self, wanted: Sequence[Any], rows: int, request_id: str) -> Any:
         return messages.ModelInferResponse(

@@ -115,6 +115,10 @@ class Tensors:
                 for name in path[:-1]:
                     place = place.setdefault(name, {})
                 place[path[-1]] = value
+        return self.checked(content, unknown)
+
+    def checked(self, content: dict[str, Any], unknown: bool) -> Any:
+        """Return plain values as the checked request; `unknown` tells that some are null. Raises Invalid."""
         if unknown:
             self._empty(content)
         try:

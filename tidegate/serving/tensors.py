@@ -18,11 +18,11 @@ BOOL, INT64, FP64, BYTES = "BOOL", "INT64", "FP64", "BYTES"
 FLOATS = ("FP64", "FP32", "FP16")
 INTEGERS = ("INT64", "INT32", "INT16", "INT8", "UINT64", "UINT32", "UINT16", "UINT8")
 
-_FORMATS = {
+FORMATS = {
     "BOOL": "?", "INT8": "b", "INT16": "<h", "INT32": "<i", "INT64": "<q", "UINT8": "B", "UINT16": "<H",
     "UINT32": "<I", "UINT64": "<Q", "FP16": "<e", "FP32": "<f", "FP64": "<d",
 }  # fmt: skip
-_ONE = {name: struct.Struct(text) for name, text in _FORMATS.items()}
+_ONE = {name: struct.Struct(text) for name, text in FORMATS.items()}
 _LENGTH = struct.Struct("<I")
 
 
