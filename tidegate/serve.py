@@ -11,6 +11,7 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -45,11 +46,12 @@ def main() -> int:
         timeout_graceful_shutdown=DRAIN_SECONDS,
         backlog=2048,
     )
-    socket = config.bind_socket()  # before the slow part: a taken port is told at once; listens when ready
+    listening = config.bind_socket()  # before the slow part: a taken port is told at once; listens when ready
+    _hang_up_on_the_gone(listening)
     _fresh_metrics_folder(arguments.port)  # only now is it surely no living process's
     config.app = _load(arguments.bento)
     server = uvicorn.Server(config)
-    server.run(sockets=[socket])
+    server.run(sockets=[listening])
     return 0 if server.started else 3
 
 
@@ -63,6 +65,17 @@ def _load(bento: str) -> Any:
     context.worker_index = 1
     context.bento_name, _, context.bento_version = bento.rpartition("/")[2].partition(":")
     return service.to_asgi(is_main=True)
+
+
+def _hang_up_on_the_gone(listening: socket.socket) -> None:
+    """Have the system close connections whose other end is gone without a word, after two minutes.
+
+    Each accepted connection inherits it; uvicorn itself would keep one that never says anything for ever.
+    """
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4)):
+        if hasattr(socket, name):  # Linux
+            listening.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 def _fresh_metrics_folder(port: int) -> None:

@@ -27,12 +27,13 @@ from _bentoml_sdk import Service  # type: ignore[import-untyped] # `service_clas
 from tidegate.serving import answered, description, docs, measuring, online, v2
 from tidegate.serving.admission import Reading
 from tidegate.serving.artifact import identity
-from tidegate.serving.engine import Answer, Call, Engine
+from tidegate.serving.engine import Call, Engine
 from tidegate.serving.inference import Inference
 from tidegate.serving.many import PATH as MANY
 from tidegate.serving.many import Many
 from tidegate.serving.request import Invalid, decode
 from tidegate.serving.settings import Settings, settings
+from tidegate.serving.turn import Answer
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
