@@ -32,6 +32,7 @@ SERVING_PACKAGES = (
     "numpy",
     "onnxruntime",
     "protobuf",
+    "pyarrow",
     "uvicorn",
     "uvloop",
 )
