@@ -16,6 +16,7 @@ from bench import (  # noqa: F401 - they register themselves
     features,
     gates,
     load_ratio,
+    many,
     pipeline,
     quality,
     replay,
