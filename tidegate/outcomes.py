@@ -194,7 +194,7 @@ def _seen(log: Answered | None, outcomes: Sequence[Outcome]) -> tuple[Mapping[st
     """Return the requests that the log knows; None, and why, where it can't be asked."""
     try:
         if log is None:
-            raise NoData("no prediction was ever logged here")
+            raise NoData("no log of predictions was asked")
         return log.seen(list({said.id for said in outcomes})), ""
     except (Retryable, PlatformError) as problem:  # what was said is kept whatever else is amiss
         return None, f"whether a request is known can't be told: {problem.message}"

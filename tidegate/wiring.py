@@ -243,7 +243,8 @@ def measures(spec: config.Platform, where: config.Home) -> tuple[ports.Measures,
 
     plane = where.plane(spec.plane)
     journal = EnvoyJournal(plane / "envoy" / "journal.jsonl", where.sockets / f"{spec.plane}.envoy")
-    outcomes = OutcomeMeasures(where.root / FILE, journal, spec.plane)
+    labels = float(spec.predictions.retain) if spec.predictions.enabled else 0.0
+    outcomes = OutcomeMeasures(where.root / FILE, journal, spec.plane, labels=labels)
     found: tuple[ports.Measures, ...] = (ServiceMeasures(), AnswerMeasures(plane / "answers"), outcomes)
     if not spec.prometheus.url:
         return found

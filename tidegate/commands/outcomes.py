@@ -42,9 +42,12 @@ def outcome(
         said = outcomes.read(_text(file), "stdin" if file == "-" else file, name)
     else:
         said = [outcomes.parse({"id": request, "name": name, "value": value}, "")]
-    store = SqliteOutcomes(wiring.home(wiring.find_checkout()).root / FILE)
+    checkout = wiring.find_checkout()
+    where, spec = wiring.home(checkout), wiring.platform(checkout, "production")
+    log = wiring.predictions(spec, where) if wiring.predictions_path(spec, where).is_dir() else None
+    store = SqliteOutcomes(where.root / FILE)
     try:
-        kept = outcomes.keep(store, said)
+        kept = outcomes.keep(store, said, log, float(spec.predictions.retain))
     finally:
         store.close()
     if as_json:

@@ -66,7 +66,7 @@ def query(
     """Ask the log by SQL: predictions, outcomes, and labelled (a prediction with each of its outcomes).
 
     A feature is features.hour, an answer's field prediction.probability, what was sent inputs->>'tailnum';
-    each has model, day, at (UTC), release, arm, source, latency_ms. It is only read.
+    each has model, day, time (UTC), release, arm, source, latency_ms. It is only read.
 
     Example: tidegate predictions query "SELECT release, count(*), avg(prediction.probability) FROM
     predictions WHERE day = current_date AND features.hour > 17 GROUP BY release"

@@ -187,8 +187,9 @@ class Pages:
         return JSONResponse({"accepted": answer.accepted, "text": answer.text}, code)
 
     async def outcomes(self, request: Request) -> Response:
-        """Keep outcomes: {id, name, value}, a list of them, or {"outcomes": [...]}."""
-        kept = await run_in_threadpool(self.source.accept, await _json(request))
+        """Keep outcomes: {id, name, value}, a list of them, or {"outcomes": [...]}; faster: ?check=false."""
+        check = request.query_params.get("check") != "false"
+        kept = await run_in_threadpool(self.source.accept, await _json(request), check)
         return JSONResponse({"accepted": kept.new, **kept.as_dict()})
 
     # ------------------------------------------------------------ errors

@@ -83,9 +83,15 @@ class Source:
             time.sleep(0.1)
         return Answer(None, f"asked, but the agent has not answered within {ANSWER:.0f} s; it goes on")
 
-    def accept(self, document: object) -> outcomes.Kept:
-        """Keep outcomes; returns what became of them. Raises ConfigError for one that is wrong."""
-        return outcomes.accept(self._outcomes, document)
+    def accept(self, document: object, check: bool = True) -> outcomes.Kept:
+        """Keep outcomes; returns what became of them. Raises ConfigError for one that is wrong.
+
+        Without `check` the log of predictions is not asked whether it knows their requests: it takes a while.
+        """
+        spec = wiring.platform(self.checkout, "production")
+        there = check and wiring.predictions_path(spec, self.home).is_dir()
+        log = wiring.predictions(spec, self.home) if there else None
+        return outcomes.accept(self._outcomes, document, log, float(spec.predictions.retain))
 
     # ------------------------------------------------------------ what was
     def recordings(self) -> list[str]:
