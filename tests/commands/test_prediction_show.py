@@ -23,7 +23,7 @@ from tidegate import bentos
 from tidegate.adapters.lightgbm import TREES
 from tidegate.adapters.outcomes import SqliteOutcomes
 from tidegate.adapters.sqlite import SqliteState
-from tidegate.commands import prediction_show
+from tidegate.commands import outcomes, prediction_show
 from tidegate.core.outcomes import Outcome
 from tidegate.core.release import BentoRef, RegistryRef, ReleaseRecord
 from tidegate.errors import NoData
@@ -275,6 +275,21 @@ def test_a_model_without_trees_is_explained_by_asking(tmp_path, show):
     assert found["total"] == pytest.approx(0.3 + 0.001 * float(matrix[0, 1]), abs=1e-5)
     assert found["shares"][0]["feature"] == "hour"
     assert found["shares"][0]["error"] is not None
+
+
+# ---------------------------------------------------------------- outcomes, beside the log
+def test_an_outcome_of_a_request_that_the_log_does_not_have_is_unknown(home, show, row, tmp_path):
+    """The log knows whom it answered, rows of a request by their number as well; others are told and kept."""
+    home.answered("r1", row)
+    file = tmp_path / "said.csv"
+    file.write_text("id,name,value\nr1,late,1\nnever,late,0\n")
+    show("r1")  # goes to the checkout
+    app = typer.Typer()
+    app.callback()(lambda: None)
+    outcomes.register(app)
+    result = CliRunner().invoke(app, ["outcome", "--file", str(file), "--json"])
+    said = json.loads(result.stdout)
+    assert (said["new"], said["unknown"], said["late"]["count"]) == (2, {"count": 1, "first": ["never"]}, 0)
 
 
 # ---------------------------------------------------------------- what can't be told

@@ -384,8 +384,9 @@ def test_a_caller_cannot_speak_for_tidegate(room: Room) -> None:
     """A caller's own x-tidegate-* headers reach no release: they neither journal, nor name a unit."""
     room.serve(room.route)
     own = {"x-tidegate-journal": "1", "X-Tidegate-Unit": "me", "x-tidegate-warm": "1", **_id(1, "forged")}
-    room.ask([own, _id(2, "forged")])
-    assert [k for r in room.a.received for k in r.headers if k.startswith("x-tidegate-")] == []
+    room.ask([{**own, "x-tidegate-arm": "forged"}, _id(2, "forged")])
+    told = [(k, v) for r in room.a.received for k, v in r.headers.items() if k.startswith("x-tidegate-")]
+    assert told == [("x-tidegate-arm", "100%")] * 2  # the router's own word
     room.serve(Route({A: 50, B: 50}, room.route.endpoints, affinity=USER, salt=B, journal=True))
     room.ask([{**own, "x-user": "u", **_id(3, "forged")}])
     (line,) = _journaled(room, "forged", 1)

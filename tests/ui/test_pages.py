@@ -445,6 +445,9 @@ def test_outcomes_are_kept(client):
     rows = [{"id": f"r{number}", "name": "converted", "value": number % 2} for number in range(3)]
     first, again = (client.post("/outcomes", sent).json() for sent in (rows, {"outcomes": rows}))
     assert (first["accepted"], first["known"], again["accepted"], again["known"]) == (3, 0, 0, 3)
+    other = client.post("/outcomes", {"id": "r1", "name": "converted", "value": 0}).json()
+    assert other["conflicting"] == {"count": 1, "first": ["r1"]}
+    assert (other["unknown"], "can't be told" in other["note"]) == (None, True)
     wrong = client.post("/outcomes", [*rows, {"id": "x", "name": "converted", "value": "often"}])
     assert wrong.status_code == 422
     assert "outcome 4" in wrong.json()["error"]
