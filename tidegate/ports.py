@@ -334,7 +334,7 @@ class Kept:
 
 
 class FeatureStore(Protocol):
-    """Online features and precomputed answers, by `entity_type:entity_id:feature_name`; services read them."""
+    """Online features and precomputed answers, by `entity_type:entity_id:feature_name`; services read."""
 
     def write(self, owner: str, values: Mapping[str, bytes], ttl: float, *, replace: bool = True) -> int:
         """Store values for `ttl` seconds, all of them or none.
