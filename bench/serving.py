@@ -16,6 +16,8 @@ import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import psutil
+
 from bench.load import Load, hammer, request
 from bench.processes import free_port, running, wait_for
 from bench.registry import CannotRun, Goal, Measured, entries
@@ -130,15 +132,21 @@ def serving() -> Mapping[str, Measured]:
             "fastapi": stack.enter_context(peer(folder)),
             "raw": stack.enter_context(peer(folder, "bench.raw_app:app")),
         }
+        spent: dict[str, list[float]] = {}
         for _ in range(ROUNDS):
             for who, port in ports.items():
-                load = hammer(port, rows, connections=CONNECTIONS, seconds=SECONDS)
+                before = _spent(port)
+                load = hammer(port, rows, connections=CONNECTIONS, seconds=SECONDS, warm_up=0.0)
                 found.setdefault(who, []).append(load)
+                spent.setdefault(who, []).append(1e6 * (_spent(port) - before) / load.requests)
         carried = {who: _carried(ports[who], rows) for who in ("mine", "fastapi")}
     rate = {who: statistics.median(load.rate for load in loads) for who, loads in found.items()}
     slow = {who: 1000 * min(load.quantile(0.99) for load in loads) for who, loads in found.items()}
     fastapi = versions("fastapi", "pydantic", "uvicorn", "httptools", "uvloop", "onnxruntime")
     raw = f"the same model by hand, {versions('uvicorn', 'msgspec')}"
+    cpu = {who: statistics.median(each) for who, each in spent.items()}
+    told = ", ".join(f"{who} {each:.0f}" for who, each in cpu.items())
+    raw = f"{raw}; microseconds of CPU a request: {told}"
     bento = versions("bentoml")
     note = (
         f"one worker, {CONNECTIONS} connections, median of {ROUNDS} rounds of {SECONDS:g} s each; {fastapi}"
@@ -153,6 +161,14 @@ def serving() -> Mapping[str, Measured]:
         "service-bentoml": Measured(rate["bentoml"], "raw ASGI", rate["raw"], f"`bentoml serve`, {bento}"),
         "service-15ms": Measured(carried["mine"][0], "FastAPI", carried["fastapi"][0], most),
     }
+
+
+def _spent(port: int) -> float:
+    """Return the seconds of CPU that the processes which listen on a port have used."""
+    listening = psutil.net_connections("tcp")
+    found = {one.pid for one in listening if one.status == psutil.CONN_LISTEN and one.laddr.port == port}
+    times = [psutil.Process(pid).cpu_times() for pid in found if pid]
+    return float(sum(time.user + time.system for time in times))
 
 
 def _carried(port: int, rows: Sequence[bytes]) -> tuple[float, float, int]:
