@@ -18,6 +18,8 @@ from bench import (  # noqa: F401 - they register themselves
     load_ratio,
     many,
     pipeline,
+    predictions,
+    protocols,
     quality,
     replay,
     rollouts,

@@ -28,7 +28,12 @@ def main() -> int:
     parser.add_argument("bento", help="tag (name:version) or folder of a Bento")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--host", default="127.0.0.1")
+    text = "also answer gRPC (the Open Inference Protocol) there; default: TIDEGATE_GRPC_PORT, 0 is off"
+    parser.add_argument("--grpc-port", type=int, help=text)
     arguments = parser.parse_args()
+    if arguments.grpc_port is not None:  # a service reads it where `bentoml serve` can say it, too
+        told = f"{arguments.host}:{arguments.grpc_port}" if arguments.grpc_port else "0"
+        os.environ["TIDEGATE_GRPC_PORT"] = told
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     # While loading, SIGTERM ends at once; while serving, uvicorn drains and then raises it again.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -217,6 +218,19 @@ def test_a_request_that_is_too_large_is_refused(served: Served) -> None:
     with pytest.raises(Exception) as refused:
         served.grpc._client_stub.ModelInfer(request)
     assert refused.value.code().name == "RESOURCE_EXHAUSTED"
+
+
+def test_the_clients_of_the_page_work(served: Served) -> None:
+    """What docs/protocols.md shows runs as it is written, and both protocols answer alike."""
+    page = Path(__file__).parents[2] / "docs" / "protocols.md"
+    shown = re.findall(r"^```python\n(.*?)^```", page.read_text(), re.M | re.S)
+    assert len(shown) == 2
+    names: dict[str, Any] = {
+        "HTTP": str(served.rest.base_url.netloc.decode()),
+        "GRPC": f"127.0.0.1:{served.port}",
+    }
+    exec("\n".join(shown), names)
+    assert 0 < names["probability"] < 1
 
 
 # ---------------------------------------------------------------- what is left behind
