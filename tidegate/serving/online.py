@@ -110,7 +110,7 @@ class Lookups:
             self.decode = tuple(msgspec.json.Decoder(hints[name]).decode for name in self.names)
             self.default = {name: self.lookup.defaults.get(name) for name in self.names}
         if self._precomputed is not None:
-            self._entity = template(self._precomputed.entity)
+            self._entity, self._unless = template(self._precomputed.entity), self._precomputed.unless
             self._answer = msgspec.json.Decoder(response).decode
         self.hits = dict.fromkeys(self.names, 0)
         self.missing = dict.fromkeys(self.names, 0)
@@ -136,11 +136,11 @@ class Lookups:
         """
         if call.warm or call.offline:
             return request, None
-        wanted: list[str | None] = []
         looked = self.lookup is not None and getattr(request, self.into) is None
-        if looked:
-            wanted = [key(request) for key in self._keys]
-        entity = self._known_as(request)
+        entity = self._known_as(request) if self._precomputed is not None else None
+        if not looked and entity is None:
+            return request, None
+        wanted = [key(request) for key in self._keys] if looked else []
         asked = [key for key in wanted if key is not None]
         if entity is not None:
             asked.append(prediction_key(self._release, entity))
@@ -162,9 +162,9 @@ class Lookups:
 
     def _known_as(self, request: Any) -> str | None:
         """Return whose answer might be known, None where this request must be computed."""
-        rule = self._precomputed
-        if rule is None or any(getattr(request, name) is not None for name in rule.unless):
-            return None
+        for name in self._unless:
+            if getattr(request, name) is not None:
+                return None
         return self._entity(request)
 
     def _filled(self, request: Any, wanted: Sequence[str | None], found: Mapping[str, Any]) -> Any:
