@@ -78,6 +78,9 @@ class Reason(msgspec.Struct, frozen=True, kw_only=True):
 
     field: Annotated[str, Meta(description="the field's name, with dots into objects; `body` is all")] | None
     reason: Annotated[str, Meta(description="what is wrong with it, for a person")]
+    row: (
+        Annotated[int, Meta(ge=0, description="the first row that is refused, of many; from 0")] | UnsetType
+    ) = UNSET
 
 
 class Refusal(Identity, frozen=True, kw_only=True):
