@@ -4,7 +4,7 @@
   segments/<model>/*.open, *.closed     what services write (tidegate.serving.predictions)
   model=<model>/day=<YYYY-MM-DD>/       part-<segment>.parquet, and merged-<digest>.parquet of many
   erasures.jsonl, salt                  who was erased: when, how many, a keyed hash
-  work.lock, read.lock                  one that changes files at a time; none while somebody reads
+  work.lock, read.lock, turn.lock       one that changes files at a time; none while somebody reads
 
 - `store`: what can be done with the folder
 - `files`: which files count, and how one takes the place of others

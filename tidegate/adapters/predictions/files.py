@@ -15,7 +15,7 @@ import os
 import secrets
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -71,13 +71,21 @@ class Files:
     @contextmanager
     def reading(self) -> Iterator[None]:
         """See files that stay where they are meanwhile."""
-        with self._held("read.lock", fcntl.LOCK_SH, PATIENCE):
+        with ExitStack() as stack:
+            with self._held("turn.lock", fcntl.LOCK_SH, PATIENCE):
+                stack.enter_context(self._held("read.lock", fcntl.LOCK_SH, PATIENCE))
             yield
 
     @contextmanager
     def changing(self) -> Iterator[None]:
-        """Change places of files while nobody reads: renames and removals, no more."""
-        with self._held("read.lock", fcntl.LOCK_EX, PATIENCE):
+        """Change places of files while nobody reads: renames and removals, no more.
+
+        Whoever comes to read meanwhile waits: readers that follow each other would else never end.
+        """
+        with (
+            self._held("turn.lock", fcntl.LOCK_EX, PATIENCE),
+            self._held("read.lock", fcntl.LOCK_EX, PATIENCE),
+        ):
             yield
 
     @contextmanager
