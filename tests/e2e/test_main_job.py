@@ -167,7 +167,7 @@ def test_from_push_to_production_and_back_by_itself(stage: story.Stage) -> None:
 
         stage.git("pull", "--quiet", "--rebase", "origin", "main")
         changes.apply(stage.clone, changes.BAD)
-        said = _release(stage, "Tell passengers how busy the season is")
+        said = _release(stage, "Count what passengers ask by season")
         assert TRAIN not in said, "the model did not change"
         bad = _to_staging(stage)
         assert bad != good

@@ -274,7 +274,7 @@ def tell(stage: Stage) -> None:
     """The whole plot."""
     prepare(stage)
     release(stage, "The first release", "in production", ())
-    release(stage, "Tell passengers how busy the season is", "rolled back", changes.BAD)
+    release(stage, "Count what passengers ask by season", "rolled back", changes.BAD)
     release(stage, "Know the season of November and December too", "in production", changes.GOOD)
 
 
