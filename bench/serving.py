@@ -24,7 +24,7 @@ from bench.registry import CannotRun, Goal, Measured, entries
 from tidegate.serving.settings import Queue
 
 MODEL = Path("build/flight-delay/model")
-CONNECTIONS, SECONDS, ROUNDS, STARTS = 16, 4.0, 3, 3
+CONNECTIONS, SECONDS, ROUNDS, STARTS = 16, 4.0, 3, 5
 WITHIN_MS = 15.0
 
 
