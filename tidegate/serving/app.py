@@ -101,9 +101,9 @@ class Predictions:
         if self.engine.names:
             self._answers[description.FEATURES] = self._features
         self._described = b""
-        self._inference = Inference(self.engine, service)
-        self._v2 = v2.V2(self._inference, self._read)
         self._many = Many(self.engine, service.inner.request)
+        self._inference = Inference(self.engine, service, self._many)
+        self._v2 = v2.V2(self._inference, self._read)
         self._grpc: Any = None  # its server, where there is one
         queue = self.engine.settings.queue
         self._reading = Reading(queue.body_seconds)

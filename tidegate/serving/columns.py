@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import UNSET, UnsetType, inspect
 
-from tidegate.serving.request import Invalid, decode, description_of
+from tidegate.serving.request import Invalid, decode, description_of, field_error
 
 Array = npt.NDArray[Any]
 
@@ -138,6 +138,17 @@ class Form:
             found = decode(body, self._decoder).columns
         except Invalid as error:
             raise self._of_field(error) from error
+        return self._of_found(found, max_rows)
+
+    def of_lists(self, columns: Mapping[str, Sequence[Any]], max_rows: int) -> Rows:
+        """Return the checked columns of plain values, as JSON would hold them; raises Invalid."""
+        try:
+            found = msgspec.convert({"columns": columns}, self._decoder.type).columns
+        except msgspec.ValidationError as error:
+            raise self._of_field(field_error(str(error), self._decoder.type)) from error
+        return self._of_found(found, max_rows)
+
+    def _of_found(self, found: Any, max_rows: int) -> Rows:
         given = {
             name: values for key, name in self._names.items() if (values := getattr(found, key)) is not UNSET
         }

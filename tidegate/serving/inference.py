@@ -13,7 +13,6 @@ field of the answer. The rules:
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -23,8 +22,9 @@ import msgspec
 from msgspec import inspect
 
 from tidegate.serving import answered, measuring
-from tidegate.serving.columns import Form
+from tidegate.serving.columns import Form, Rows
 from tidegate.serving.engine import Call, Engine
+from tidegate.serving.many import Many
 from tidegate.serving.request import Invalid, description_of, field_error
 from tidegate.serving.tensors import BOOL, BYTES, FLOATS, FP64, INT64, INTEGERS
 
@@ -117,6 +117,20 @@ class Tensors:
                 place[path[-1]] = value
         return self.checked(content, unknown)
 
+    def lists(self, given: Given) -> dict[str, list[Any]]:
+        """Return many rows as columns of plain values; raises Invalid for one that can't be."""
+        columns: dict[str, list[Any]] = {}
+        for field, values in given:
+            plain: list[Any] = []
+            try:
+                for value in values:
+                    plain.append(None if value is None else _plain(field, value, self._request))
+            except Invalid as error:
+                error.row = len(plain)
+                raise
+            columns[field.name] = plain
+        return columns
+
     def checked(self, content: dict[str, Any], unknown: bool) -> Any:
         """Return plain values as the checked request; `unknown` tells that some are null. Raises Invalid."""
         if unknown:
@@ -165,8 +179,9 @@ def _plain(field: Field, value: Any, shape: Any) -> Any:
 class Inference:
     """What both servers of the protocol, REST and gRPC, answer of one service."""
 
-    def __init__(self, engine: Engine, service: Any) -> None:
+    def __init__(self, engine: Engine, service: Any, many: Many) -> None:
         self.engine = engine
+        self._many = many
         self.tensors = Tensors(service.inner.request, service.inner.response)
         self.name = service.name.replace("_", "-")
         self.version = engine.identity["model_version"]
@@ -235,12 +250,17 @@ class Inference:
         if rows == 1:
             answer = await self.engine.one(call, self.tensors.request(given))
             return {name: (value,) for name, value in answer.items()}
-        requests = [self.tensors.request(given, row) for row in range(rows)]
-        answers = []
-        for request in requests:
-            answers.append(await self.engine.one(call, request))
-            await asyncio.sleep(0)  # a turn of the loop, in which others are answered and places are free
-        return {name: [answer[name] for answer in answers] for name in answers[0]}
+        limit = self.engine.settings.many.max_rows
+
+        def read() -> Rows:
+            return self._many.form.of_lists(self.tensors.lists(given), limit)
+
+        answers, _ = await self._many.through(call, read, _lists)
+        return dict(answers)
+
+
+def _lists(answers: Mapping[str, Any]) -> dict[str, list[Any]]:
+    return {name: values.tolist() for name, values in answers.items()}
 
 
 def texts(values: Sequence[Any], field: Field) -> Sequence[Any]:
@@ -250,5 +270,6 @@ def texts(values: Sequence[Any], field: Field) -> Sequence[Any]:
 
 def said(error: Invalid) -> str:
     """Return a refusal as one line of characters that any protocol can carry."""
-    text = f"{error.field}: {error.reason}" if error.field else error.reason
+    row = "" if error.row is None else f", row {error.row}"
+    text = f"{error.field}{row}: {error.reason}" if error.field else error.reason
     return text.encode(errors="backslashreplace").decode()

@@ -50,12 +50,24 @@ class Many:
         call.protocol = PROTOCOLS.get(content_type.partition(";")[0].strip().lower(), "")
         if not call.protocol:
             raise Invalid(415, "content-type", f"must be {JSON} or {arrow.TYPE}")
+        content, count = await self.through(
+            call, lambda: self._read(call), lambda found: self._written(call, found)
+        )
+        return content, arrow.TYPE if call.protocol == "arrow" else JSON, count
+
+    async def through(
+        self, call: Call, read: Callable[[], Rows], write: Callable[[dict[str, Array]], Any]
+    ) -> tuple[Any, int]:
+        """Return what `write` makes of the answers to the rows that `read` finds, and how many those are.
+
+        Both are called off the loop. Raises Invalid (429, 504), and what `read` and a model raise.
+        """
         admission = self._engine.admission
         admission.enter()
         try:
-            rows = await self._apart(self._read, call)
+            rows = await self._apart(read)
             rows = await self._completed(call, rows)
-            features, answers, content = await self._apart(self._answered, call, rows)
+            features, answers, content = await self._apart(self._answered, call, rows, write)
         finally:
             admission.leave()
         if not call.warm:
@@ -63,7 +75,7 @@ class Many:
             if self._engine.recorder is not None:
                 ms = 1000 * (time.perf_counter() - call.began)
                 self._engine.recorder.rows(call, rows.columns, features, answers, ms)
-        return content, arrow.TYPE if call.protocol == "arrow" else JSON, rows.count
+        return content, rows.count
 
     async def _apart(self, work: Callable[..., Any], *given: Any) -> Any:
         """Do work in the thread for it."""
@@ -91,17 +103,22 @@ class Many:
             return rows
         return lookups.filled(rows, wanted, await lookups.found(wanted))
 
-    def _answered(self, call: Call, rows: Rows) -> tuple[Any, Any, bytes]:
+    def _answered(
+        self, call: Call, rows: Rows, write: Callable[[dict[str, Array]], Any]
+    ) -> tuple[Any, dict[str, Array], Any]:
         """Compute and write one request."""
         _in_time(call)
         features = self.features(rows)
         _in_time(call)
         answers = self._predicted(rows.count, features)
+        return features, answers, write(answers)
+
+    def _written(self, call: Call, answers: Mapping[str, Array]) -> bytes:
         told = {**self._engine.identity, "request_id": call.id}
         if call.protocol == "arrow":
-            return features, answers, arrow.write(answers, told)
+            return arrow.write(answers, told)
         columns = {name: values.tolist() for name, values in answers.items()}
-        return features, answers, _encode({"columns": columns, **told})
+        return _encode({"columns": columns, **told})
 
     def _predicted(self, count: int, features: Any) -> dict[str, Array]:
         """Return the model's answers; raises ArithmeticError for a number that is none.
