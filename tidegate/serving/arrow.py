@@ -14,7 +14,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from tidegate.serving.columns import WORDS, Array, Column, Form, Rows, array, refuse
+from tidegate.serving.arrays import Array, array
+from tidegate.serving.columns import WORDS, Column, Form, Rows, refuse
 from tidegate.serving.request import Invalid
 
 TYPE = "application/vnd.apache.arrow.stream"

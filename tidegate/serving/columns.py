@@ -21,9 +21,8 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import UNSET, UnsetType, inspect
 
+from tidegate.serving.arrays import Array, array, filled, nothing
 from tidegate.serving.request import Invalid, decode, description_of, field_error
-
-Array = npt.NDArray[Any]
 
 _KINDS = {
     inspect.FloatType: "number",
@@ -302,44 +301,6 @@ def _put(row: dict[str, Any], group: Group, lacks: bool) -> None:
         inner[group.path[-1]] = {}
     elif inner is not None and group.nullable:
         inner[group.path[-1]] = None
-
-
-def nothing(values: Array) -> Array:
-    """Return where a checked column is null."""
-    if values.dtype == object:
-        return np.fromiter((value is None for value in values.tolist()), bool, len(values))
-    if values.dtype.kind == "f":
-        return np.isnan(values)
-    return np.isnat(values) if values.dtype.kind == "M" else np.zeros(len(values), bool)
-
-
-def filled(kind: str, value: Any, count: int) -> Array:
-    """Return a checked column of the same value in each row."""
-    return np.repeat(array(kind, [value]), count)
-
-
-def array(kind: str, values: Sequence[Any]) -> Array:
-    """Return a column as an array of its kind; nulls are None in `values`."""
-    if kind == "text":
-        return np.array(values, dtype=object)
-    if kind == "number":
-        return np.array(values, dtype=np.float64)
-    if kind == "date":
-        return np.array(values, dtype="datetime64[D]")
-    if kind in ("integer", "flag") and None not in values:
-        try:
-            return np.array(values, dtype=np.int64 if kind == "integer" else np.bool_)
-        except OverflowError:  # beyond 64 bits, which JSON has no word for
-            pass
-    return objects(values)
-
-
-def objects(values: Sequence[Any]) -> Array:
-    """Return Python's own values as an array of one dimension, lists among them included."""
-    result = np.empty(len(values), dtype=object)
-    for index, value in enumerate(values):
-        result[index] = value
-    return result
 
 
 def _without_null(kind: Any) -> tuple[Any, bool]:

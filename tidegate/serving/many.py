@@ -19,7 +19,8 @@ import msgspec
 import numpy as np
 
 from tidegate.serving import arrow
-from tidegate.serving.columns import Array, Form, Rows
+from tidegate.serving.arrays import Array
+from tidegate.serving.columns import Form, Rows
 from tidegate.serving.online import Lookups
 from tidegate.serving.online_many import ManyLookups
 from tidegate.serving.request import Invalid

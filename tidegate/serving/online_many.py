@@ -11,7 +11,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from tidegate.serving.columns import Array, Form, Rows, array
+from tidegate.serving.arrays import Array, array
+from tidegate.serving.columns import Form, Rows
 from tidegate.serving.online import Lookups, template
 from tidegate.serving.resp import Away
 
