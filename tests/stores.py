@@ -53,8 +53,8 @@ class Redis:
 def running_redis(folder: Path) -> Iterator[Redis]:
     """Run one until the block ends."""
     made = Redis(folder)
-    made.start()
     try:
+        made.start()
         yield made
     finally:
         made.kill()
