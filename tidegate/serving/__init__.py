@@ -26,6 +26,9 @@ thousand is answered in front of its middlewares, which cost more than the model
 - `v2`, `grpc_server`: the Open Inference Protocol v2 over HTTP and gRPC, both by `inference` and `tensors`;
   its messages are `messages`, made of `inference.proto` (`descriptor`), its calls `grpc_wire` on `http2`
 - `online`: what a request does not say, looked up in one round trip (`resp`: in Redis' own words)
+- `many`, `columns`, `arrow`: many rows in one request, by column (`arrays`), and what is looked up for them
+  (`online_many`)
+- `turn`, `batching`, `cache`: computed at once, computed beside the loop, or kept
 - `request`, `description`: from bytes to a checked request; what is published as OpenAPI
 - `measuring`, `answered`: what is counted, and what is written down to be compared
 - `predictions`: the log of predictions; `spool`, by which both are written off the way of an answer
