@@ -9,15 +9,76 @@ way, which alone refuses.
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 from tidegate.serving.grpc_tensors import field_of
 from tidegate.serving.inference import Field, Given
 from tidegate.serving.tensors import BYTES, FORMATS, to_raw
 
-FORMS = 16  # kept
+FORMS, LAYOUTS = 16, 32  # kept, and of each form
 _NAME, _VERSION, _ID, _RAW, _ANSWER = 0x0A, 0x12, 0x1A, 0x3A, 0x32  # protobuf's tags of fields of bytes
+
+
+class _Layout:
+    """Raw contents whose texts have these lengths: one look reads them all."""
+
+    def __init__(self, fields: Sequence[Field], lengths: Sequence[int]) -> None:
+        text, checked, expected, left = "<", [], [], iter(lengths)
+        texts: list[tuple[str, int]] = []
+        numbers: dict[str, list[tuple[str, int]]] = {}
+        floats, at = [], 0
+        for field in fields:
+            checked.append(at)
+            if field.datatype == BYTES:
+                size = next(left)
+                text += f"HI{size}s"
+                checked.append(at + 1)
+                expected += [_RAW | size + 4 << 8, size]
+                texts.append((field.path[0], at + 2))
+                at += 3
+                continue
+            kind = FORMATS[field.datatype].lstrip("<")
+            text += f"H{kind}"
+            expected.append(_RAW | struct.calcsize("<" + kind) << 8)
+            numbers.setdefault("" if len(field.path) == 1 else field.path[0], []).append(
+                (field.path[-1], at + 1)
+            )
+            floats += [at + 1] if kind in "efd" else []
+            at += 2
+        self.struct, self._expected = struct.Struct(text), tuple(expected)
+        self._checks, self._floats = _getter(checked), _getter(floats)
+        self._texts, self._names = _getter([at for _, at in texts]), [name for name, _ in texts]
+        self._numbers = [
+            (group, [name for name, _ in those], _getter([at for _, at in those]))
+            for group, those in numbers.items()
+        ]
+
+    def row(self, message: bytes, at: int) -> dict[str, Any] | None:
+        """Return the row, or None for one that lies otherwise or holds a number that is none."""
+        found = self.struct.unpack_from(message, at)
+        if self._checks(found) != self._expected:
+            return None
+        total = sum(self._floats(found))
+        if total - total != 0.0:
+            return None
+        content: dict[str, Any] = dict(
+            zip(self._names, [text.decode() for text in self._texts(found)], strict=True)
+        )
+        for group, names, values in self._numbers:
+            if group:
+                content[group] = dict(zip(names, values(found), strict=True))
+            else:
+                content.update(zip(names, values(found), strict=True))
+        return content
+
+
+def _getter(places: Sequence[int]) -> Callable[[tuple[Any, ...]], tuple[Any, ...]]:
+    """Return what takes the values at these places, as a tuple however many there are."""
+    if len(places) > 1:
+        return itemgetter(*places)
+    return lambda found: tuple(found[place] for place in places)
 
 
 class Form:
@@ -40,6 +101,9 @@ class Form:
                 fixed = []
             if field is not None:
                 self._runs.append((field, None, ()))
+        self._fields = fields
+        self._layouts: list[_Layout] = []
+        self._even = all(len(field.path) == 1 for field in fields if field.datatype == BYTES)
         self._nullable = [field.nullable for field in fields]
         self._plain = [(field.path[0], at) for at, field in enumerate(fields) if len(field.path) == 1]
         groups: dict[tuple[str, ...], list[tuple[str, int]]] = {}
@@ -55,6 +119,14 @@ class Form:
 
     def row(self, message: bytes, at: int) -> tuple[dict[str, Any], bool] | None:
         """Return the row whose raw contents begin at a place, and whether it lacks a value; or None."""
+        for layout in self._layouts:
+            if layout.struct.size == len(message) - at:
+                content = layout.row(message, at)
+                if content is not None:
+                    return content, False
+        return self._row(message, at)
+
+    def _row(self, message: bytes, at: int) -> tuple[dict[str, Any], bool] | None:
         values: list[Any] = []
         for field, run, tags in self._runs:
             if run is not None:
@@ -79,6 +151,9 @@ class Form:
                 if value == value or not self._nullable[index]:
                     return None
                 values[index] = None
+        if None not in values and self._even and len(self._layouts) < LAYOUTS:
+            lengths = [len(value.encode()) for value in values if isinstance(value, str)]
+            self._layouts.append(_Layout(self._fields, lengths))
         content: dict[str, Any] = {name: values[index] for name, index in self._plain}
         for name, inner in self._groups:
             content[name] = {key: values[index] for key, index in inner}

@@ -105,10 +105,27 @@ class Http2(asyncio.Protocol):
         """Send headers, unless they were sent, data, and with trailers (blocks of HPACK) the end."""
         if self.streams.get(stream.id) is not stream:
             return  # gone
+        size = len(data)
+        fits = size <= FRAME_BYTES and size <= stream.window and size <= self._window
+        if fits and trailers is not None and not stream.began and stream.ended:  # nearly every call
+            self._window -= size
+            del self.streams[stream.id]
+            number, first, last = stream.id, len(head), len(trailers)
+            self._out += (
+                _HEAD.pack(first >> 8, first & 255, HEADERS, _END_HEADERS, number),
+                head,
+                _HEAD.pack(size >> 8, size & 255, DATA, 0, number),
+                data,
+                _HEAD.pack(last >> 8, last & 255, HEADERS, _END_HEADERS | _END_STREAM, number),
+                trailers,
+            )
+            if not self._flushing:
+                self._flushing = True
+                self.loop.call_soon(self._flush)
+            return
         if not stream.began:
             stream.began = True
             self._put(HEADERS, _END_HEADERS, stream.id, head)
-        size = len(data)
         if stream.pending or size > FRAME_BYTES or size > stream.window or size > self._window:
             stream.pending += data
             self._blocked[stream.id] = stream
