@@ -155,10 +155,9 @@ class Files:
             path.unlink(missing_ok=True)
         # Those of segments that are here are made anew; the others are in the file that replaces them.
         counting = {part.path for part in self.parts()}
-        with self.changing():
-            for part in self._all():
-                if part.path not in counting:
-                    part.path.unlink()
+        left = [part.path for part in self._all() if part.path not in counting]
+        if left:
+            self.put((), left)
 
     def place(self, model: str, day: str) -> Path:
         """Return the folder of a model's day, made where there is none."""
