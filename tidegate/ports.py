@@ -48,7 +48,7 @@ RouteTable = Mapping[str, Route]  # model → route
 class Counters:
     """What the router counted for one release since it started, each request once, after retries.
 
-    `errors` are requests that ended in a 5xx. `latency` maps a bucket's upper bound in milliseconds
+    `errors` are requests that ended in a 5xx or a 429. `latency` maps a bucket's upper bound in milliseconds
     to the number of requests at or below it (cumulative, ascending, `inf` last). `tallies` and `bins` are
     what `Measures` added (core.counts.Cumulative).
     """

@@ -112,6 +112,15 @@ def test_envoy_does_not_count_4xx_as_errors(room: Room) -> None:
     assert (_counted(room).requests, _counted(room).errors) == (1, 0)
 
 
+def test_envoy_counts_shed_load_as_errors(room: Room) -> None:
+    """A release that answers 429 shows errors, each once and beside its 5xx, however quickly it answers."""
+    _fresh(room)
+    paths = ["/one/fail429"] * 3 + ["/one/fail500"] * 2 + ["/one/predict"] * 4
+    statuses = [room.plane.ask(path).status for path in paths]
+    assert statuses == [429] * 3 + [500] * 2 + [200] * 4
+    assert (_counted(room).requests, _counted(room).errors) == (9, 5)
+
+
 def test_envoy_shows_requests_in_flight(room: Room) -> None:
     """A request that is being answered is active, and counted when it is done."""
     _fresh(room)

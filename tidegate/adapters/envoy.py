@@ -196,7 +196,8 @@ def _holds(path: Path, resources: Collection[xds.Json]) -> bool:
         return False
 
 
-_COUNTED = ("upstream_rq_completed", "upstream_rq_5xx", "upstream_rq_active", "upstream_rq_time")
+_FAILED = ("upstream_rq_5xx", "upstream_rq_429")  # nothing is in both
+_COUNTED = ("upstream_rq_completed", *_FAILED, "upstream_rq_active", "upstream_rq_time")
 
 
 class EnvoyMetrics:
@@ -205,11 +206,15 @@ class EnvoyMetrics:
     Seen by experiment with Envoy 1.40 (tests/contract/test_metrics.py holds it to this):
     `upstream_rq_completed` and `upstream_rq_5xx` count the answer that the caller got, those that Envoy
     made itself included (503 without a healthy host, connection refused, 504 after the time-out); the
-    answers that were retried are counted elsewhere, under `retry.`. Requests that the caller gave up are
-    not counted: only `upstream_cx_destroy_local_with_active_rq` moves, which also moves for a time-out, an
-    answer that is no HTTP and a 413 before the body's end, all of which are counted already; and a caller
-    who hangs up at once would vote a sound release out. The histogram holds only requests that a replica
-    answered, and moves every `stats_flush_interval` (250 ms), so it lags behind the counters.
+    answers that were retried are counted elsewhere, under `retry.`. `upstream_rq_429`, which is there from
+    the first 429 on, counts in the same way, as an error: a release that sheds its load answers quickly, and
+    serves nobody. Envoy makes no 429 of its own here, and retries none.
+
+    Requests that the caller gave up are not counted: only `upstream_cx_destroy_local_with_active_rq` moves,
+    which also moves for a time-out, an answer that is no HTTP and a 413 before the body's end, all of which
+    are counted already; and a caller who hangs up at once would vote a sound release out. The histogram holds
+    only requests that a replica answered, and moves every `stats_flush_interval` (250 ms), so it lags behind
+    the counters.
     """
 
     def __init__(self, admin: Path) -> None:
@@ -236,7 +241,7 @@ class EnvoyMetrics:
         return {
             owner: Counters(
                 requests=found.get("upstream_rq_completed", 0),
-                errors=found.get("upstream_rq_5xx", 0),
+                errors=sum(found.get(name, 0) for name in _FAILED),
                 latency=latency.get(owner, ()),
                 active=found.get("upstream_rq_active", 0),
             )

@@ -219,7 +219,7 @@ class Check(_Spec, frozen=True):
 
     | metric | what is counted | limit |
     | --- | --- | --- |
-    | error-rate | requests that ended in a 5xx | share |
+    | error-rate | requests that ended in a 5xx or a 429 | share |
     | latency | answers slower than `limit`, at `quantile` | milliseconds |
     | prediction-drift | distance of the mean score from stable's (`distribution`: largest gap) | score |
     | missing-features | predictions with a feature missing | share |
