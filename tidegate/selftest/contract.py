@@ -135,7 +135,7 @@ def answer(columns, rows):
 """
 ASCII_ONLY = """
 def features(rows, request, names):
-    for value in msgspec.structs.asdict(request).values():
+    for value in msgspec.structs.asdict(request).values() if request is not None else ():
         if isinstance(value, str):
             value.encode("ascii")
     return rows

@@ -30,7 +30,7 @@ def _before(method, kept=[]):
 {name} = _before({name})
 """
 
-# Spoils one body of 33, the warm-up's left out: a service that fails that does not start.
+# Spoils one path of 33, the warm-up's left out: a service that fails that does not start.
 FAIL_SOME = (
     "kept.append(0); given = (b'' if len(kept) > 250 and len(kept) % 33 == 0 else given[0], *given[1:])"
 )

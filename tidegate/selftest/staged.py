@@ -69,7 +69,9 @@ def gone(room: Room) -> None:
 
 
 # Goes to the end of the shell that every Bento brings along, so that no fault knows a model's own code.
-# A fault defines `shapes`, `features` or `answer` anew, between the defaults and their use.
+# A fault defines `shapes`, `features` or `answer` anew, between the defaults and their use. `features` gets
+# the rows [n, F] of one request, or of many in columns, whose request is None: both are spoilt alike, since a
+# service that sees two things in one example does not start.
 SPOILT = """
 
 import numpy as np
@@ -92,6 +94,9 @@ def _instance(real):
         made = real(self)
         compute, predict, names = made.features, made.predict, list(made.feature_names)
         made.features = lambda request: features(compute(request), request, names)
+        of_columns = getattr(made, "features_of_columns", None)
+        if of_columns is not None:
+            made.features_of_columns = lambda columns: features(of_columns(columns), None, names)
         made.predict = lambda rows: answer(dict(predict(rows)), rows)
         return made
     return call
