@@ -167,6 +167,8 @@ def test_a_request_is_found_wherever_it_is(log: Log) -> None:
         "SELECT * FROM log",
         "EXPORT DATABASE '{folder}/x'",
         "EXPLAIN ANALYZE COPY (SELECT 1) TO '{folder}/x.csv'",
+        "EXPLAIN ANALYZE COPY (SELECT 1) TO '{part}' (FORMAT parquet, USE_TMP_FILE false)",
+        "explain /* */ (ANALYZE) COPY (SELECT 1) TO '{part}' (FORMAT parquet, USE_TMP_FILE false)",
     ],
 )
 def test_sql_reads_these_tables_and_nothing_else(log: Log, text: str) -> None:
@@ -179,6 +181,13 @@ def test_sql_reads_these_tables_and_nothing_else(log: Log, text: str) -> None:
     assert before == {path: path.stat().st_mtime_ns for path in before}
     assert not list(log.folder.glob("x*"))
     assert log.ids() == ["a"]
+
+
+@pytest.mark.parametrize("how", ["EXPLAIN", "explain analyze", "EXPLAIN (ANALYZE, FORMAT json)"])
+def test_how_a_select_is_answered_may_be_asked(log: Log, how: str) -> None:
+    """A plan is read like an answer."""
+    log.note("a")
+    assert log.ask(f"{how} SELECT count(*) FROM predictions")
 
 
 def test_a_misspelt_column_is_answered_with_those_there_are(log: Log) -> None:
