@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -11,9 +12,12 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import grpc  # type: ignore[import-untyped]
 import httpx
+import msgspec
 import numpy as np
 import pytest
 import tritonclient.grpc as triton_grpc
@@ -25,7 +29,9 @@ from tests.builders import flight_row
 from tests.planes import eventually
 from tests.service import tensors as flights
 from tests.service.running import Built, build, free_port, ready, start
-from tidegate.serving import messages
+from tidegate.serving import Predictions, messages
+from tidegate.serving.engine import Call
+from tidegate.serving.grpc_server import GrpcServer
 
 MODEL = "flight-delay"
 ROWS = [
@@ -291,6 +297,83 @@ def test_nothing_of_grpc_is_imported_without_its_port() -> None:
     assert subprocess.run([sys.executable, "-c", code], env=os.environ).returncode == 0
 
 
+# ---------------------------------------------------------------- one process, without a Bento
+class Number(msgspec.Struct):
+    """A request of one number."""
+
+    x: float
+
+
+class Twice(msgspec.Struct):
+    """An answer of one number."""
+
+    twice: float
+
+
+def _asked(application: Predictions, *metadata: tuple[str, str], **options: Any) -> tuple[str, str]:
+    """Ask an application once over gRPC; return the status and what it says."""
+    request = messages.ModelInferRequest(model_name="numbers")
+    request.inputs.add(name="x", datatype="FP64", shape=[1]).contents.fp64_contents.append(1.0)
+
+    async def go() -> tuple[str, str]:
+        server, port = GrpcServer(application._inference), free_port()
+        await server.start(str(port))
+        try:
+            async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+                infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+                await infer(request.SerializeToString(), metadata=metadata, timeout=30, **options)
+        except grpc.aio.AioRpcError as error:
+            return error.code().name, error.details() or ""
+        finally:
+            await server.stop()
+        return "OK", ""
+
+    return asyncio.run(go())
+
+
+@pytest.fixture
+def numbers() -> Predictions:
+    """An application that doubles a number."""
+
+    async def rest(scope: Any, receive: Any, send: Any) -> None:
+        raise AssertionError(scope["path"])
+
+    instance = SimpleNamespace(
+        features=lambda number: np.array([[number.x]]), predict=lambda rows: {"twice": rows[:, 0] * 2}
+    )
+    inner = SimpleNamespace(request=Number, response=Twice)
+    return Predictions(SimpleNamespace(name="numbers", inner=inner, instance=instance, config={}), rest)  # type: ignore[arg-type]
+
+
+def test_metadata_say_what_headers_say(numbers: Predictions) -> None:
+    """What the router says of a request is read as on REST: its arm, its deadline, and who is offline."""
+    calls: list[Call] = []
+
+    async def one(call: Call, request: Any) -> dict[str, Any]:
+        calls.append(call)
+        return {"twice": 2.0}
+
+    numbers.engine.one = one  # type: ignore[method-assign]
+    told = {"x-tidegate-arm": "20%", "x-tidegate-offline": "1", "x-request-timeout-ms": "5000"}
+    assert _asked(numbers, *told.items(), ("x-request-id", "mine"))[0] == "OK"
+    assert _asked(numbers, compression=grpc.Compression.Gzip)[0] == "OK"
+    first, second = calls
+    assert (first.arm, first.offline, first.id, first.protocol) == ("20%", True, "mine", "grpc")
+    assert first.deadline <= first.began + 5
+    assert (second.arm, second.offline, len(second.id)) == ("", False, 32)
+
+
+def test_overload_and_what_comes_too_late_are_told_as_such(numbers: Predictions) -> None:
+    """Where no place is left a call is RESOURCE_EXHAUSTED, and one past its deadline DEADLINE_EXCEEDED."""
+    admission = numbers.engine.admission
+    taken, admission.taken = admission.taken, 1_000_000
+    assert _asked(numbers) == ("RESOURCE_EXHAUSTED", "too many requests wait here; ask again later")
+    admission.taken = taken
+    assert _asked(numbers)[0] == "OK"
+    admission.deadline = lambda headers, arrived: 0.0  # type: ignore[method-assign]
+    assert _asked(numbers)[0] == "DEADLINE_EXCEEDED"
+
+
 # ---------------------------------------------------------------- the .proto
 def test_the_descriptor_is_that_of_the_proto() -> None:
     """What is checked in was made of the file beside it."""
@@ -319,8 +402,8 @@ def test_messages_are_those_of_public_clients(name: str) -> None:
     assert form(ours) == form(theirs)
 
 
-def test_a_request_of_a_known_form_is_held_to_the_same_rules(served: Served) -> None:
-    """What was answered once is read faster the next time: values, nulls and refusals stay those of REST."""
+def test_nulls_and_refusals_are_those_of_rest(served: Served) -> None:
+    """What is not known is said by NaN and "" in a tensor; each field is refused by its name."""
     unknown = flight_row(tailnum="", plane={"year": float("nan"), "seats": 149})
     rest = flight_row(tailnum=None, plane={"year": None, "seats": 149})
     for distance in (100.0, 200.5, 20000.0):

@@ -20,7 +20,7 @@ from services.flight_delay.schema import Delay, Flight
 from tests.builders import flight_row
 from tests.service import tensors as flights
 from tidegate.serving import Predictions
-from tidegate.serving.inference import Tensors
+from tidegate.serving.inference import Inference, Tensors
 from tidegate.serving.request import Invalid
 from tidegate.serving.tensors import from_raw, rows_of, to_raw
 
@@ -222,6 +222,19 @@ def test_health_is_told(ask: Asking, path: str, content: dict[str, Any]) -> None
     """Server and model say that they are there, the model by either way of writing its name."""
     status, _, body = ask(path)
     assert (status, json.loads(body)) == (200, content)
+
+
+def test_an_example_can_be_asked_as_it_is(ask: Asking) -> None:
+    """What REST takes as a request is taken as tensors, with what is null in it and what is left out."""
+    path = "/v2/models/flight-delay/infer"
+    for row in (flight_row(), flight_row(plane=None, tailnum=None), flight_row(weather={"temp": 50.0})):
+        status, _, body = ask(path, ask.application._inference.example(row))
+        assert (status, json.loads(body)["model_name"]) == (200, "flight-delay")
+    odd = Inference.__new__(Inference)
+    odd.tensors = Tensors(Odd, Answer)
+    content = {**dict(ODD), "numbers": [1.5], "either": 1}
+    told = {one["name"]: one["data"][0] for one in json.loads(odd.example(content))["inputs"]}
+    assert told == {**dict(ODD), "numbers": "[1.5]", "either": "1"}
 
 
 def test_the_model_is_described_by_its_structs(ask: Asking) -> None:

@@ -27,12 +27,15 @@ from tidegate.files import digest_folder, write_atomic
 
 SERVING_PACKAGES = (
     "bentoml",
+    "grpcio",
+    "hiredis",
     "httptools",
     "msgspec",
     "numpy",
     "onnxruntime",
     "protobuf",
     "pyarrow",
+    "redis",
     "uvicorn",
     "uvloop",
 )

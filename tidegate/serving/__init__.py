@@ -24,8 +24,8 @@ thousand is answered in front of its middlewares, which cost more than the model
 - `engine`: from a checked request to a counted answer, the same for every protocol
 - `settings`: what `services/<model>/settings.yaml` may say
 - `v2`, `grpc_server`: the Open Inference Protocol v2 over HTTP and gRPC, both by `inference` and `tensors`;
-  its messages are `messages`, made of `inference.proto` (`descriptor`), its calls `grpc_wire` on `http2`
-- `online`: what a request does not say, looked up in one round trip (`resp`: in Redis' own words)
+  its messages (`grpc_tensors`) are `messages`, made of `inference.proto` by way of `descriptor`
+- `online`: what a request does not say, looked up in one round trip (`redis_link`: of a Redis)
 - `many`, `columns`, `arrow`: many rows in one request, by column (`arrays`), and what is looked up for them
   (`online_many`)
 - `turn`, `batching`, `cache`: computed at once, computed beside the loop, or kept

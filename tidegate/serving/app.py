@@ -189,6 +189,10 @@ class Predictions:
             await self._rehearse(self._encode(row))
             await asyncio.sleep(0)  # a turn of the loop, in which places are free again
         self._many.rehearse(examples)
+        path = f"{v2.ROOT}/models/{self._inference.name}/infer"
+        status, content = await self._asked(path, self._inference.example(examples[0]))
+        if status != 200:
+            log.warning("an example of the model's own is answered %d by %s: %r", status, path, content)
         gc.collect()
         gc.freeze()  # what is loaded by now stays: later collections need not walk over it
         _trim()

@@ -1,4 +1,4 @@
-"""Tensors in gRPC's messages: from a request to fields, and back to the bytes of an answer."""
+"""Tensors in gRPC's messages: from a request to fields, and from columns to an answer."""
 
 from __future__ import annotations
 
@@ -47,55 +47,25 @@ def _contents(one: Any, count: int) -> Sequence[Any]:
     return values
 
 
-class Answers:
-    """Writes answers as the bytes of ModelInferResponse."""
-
-    def __init__(self, inference: Inference) -> None:
-        self._inference = inference
-
-    def write(self, request: Any, columns: Mapping[str, Sequence[Any]], rows: int, raw: bool) -> bytes:
-        """Return the answer's bytes; values as `contents` unless `raw`."""
-        wanted = self.wanted(request)
-        values = [texts(columns[field.name], field) for field in wanted]
-        if not raw:
-            message = self._message(wanted, rows, request.id)
-            for output, field, those in zip(message.outputs, wanted, values, strict=True):
-                those = [text.encode() for text in those] if field.datatype == "BYTES" else those
-                getattr(output.contents, _CONTENTS[field.datatype]).extend(those)
-            return bytes(message.SerializeToString())
-        # Parts of a message may be written one after the other: 3 is its id, 6 its raw contents.
-        parts = [self.begun(wanted, rows), field_of(3, request.id.encode())]
-        parts += [
-            field_of(6, to_raw(field.datatype, those)) for field, those in zip(wanted, values, strict=True)
-        ]
-        return b"".join(parts)
-
-    def wanted(self, request: Any) -> Sequence[Field]:
-        """Return the outputs that a request asks for; raises Invalid for an unknown one."""
-        tensors = self._inference.tensors
-        return [tensors.output(one.name) for one in request.outputs] or tensors.outputs
-
-    def begun(self, wanted: Sequence[Field], rows: int) -> bytes:
-        """Return what an answer begins with, up to its id and its values."""
-        return bytes(self._message(wanted, rows, "").SerializeToString())
-
-    def _message(self, wanted: Sequence[Any], rows: int, request_id: str) -> Any:
-        return messages.ModelInferResponse(
-            model_name=self._inference.name,
-            model_version=self._inference.version,
-            id=request_id,
-            outputs=[{"name": f.name, "datatype": f.datatype, "shape": [rows]} for f in wanted],
-        )
-
-
-def field_of(number: int, content: bytes) -> bytes:
-    """Return a field of bytes as protobuf writes it."""
-    size = len(content)
-    if size < 128:
-        return bytes((number << 3 | 2, size)) + content
-    length = bytearray()
-    while size > 127:
-        length.append(size & 127 | 128)
-        size >>= 7
-    length.append(size)
-    return bytes((number << 3 | 2,)) + bytes(length) + content
+def answer(
+    inference: Inference,
+    wanted: Sequence[Field],
+    columns: Mapping[str, Sequence[Any]],
+    rows: int,
+    shown: str,
+    *,
+    raw: bool,
+) -> Any:
+    """Return the ModelInferResponse with these outputs, called `shown`; values as `contents` unless `raw`."""
+    outputs = [{"name": one.name, "datatype": one.datatype, "shape": [rows]} for one in wanted]
+    made = messages.ModelInferResponse(
+        model_name=inference.name, model_version=inference.version, id=shown, outputs=outputs
+    )
+    for output, field in zip(made.outputs, wanted, strict=True):
+        values = texts(columns[field.name], field)
+        if raw:
+            made.raw_output_contents.append(to_raw(field.datatype, values))
+        else:
+            values = [text.encode() for text in values] if field.datatype == "BYTES" else values
+            getattr(output.contents, _CONTENTS[field.datatype]).extend(values)
+    return made

@@ -21,7 +21,7 @@ from typing import Any
 import msgspec
 from msgspec import inspect
 
-from tidegate.serving import answered, measuring
+from tidegate.serving import answered, measuring, online
 from tidegate.serving.columns import Form, Rows
 from tidegate.serving.engine import Call, Engine
 from tidegate.serving.many import Many
@@ -192,6 +192,7 @@ class Inference:
         given = headers.get(b"x-request-id", b"").decode("latin-1")
         call = Call(given if REQUEST_ID.fullmatch(given) else self.new_id(), began, b"", protocol)
         call.warm, call.journaled = measuring.WARM in headers, answered.JOURNALED in headers
+        call.offline = online.OFFLINE in headers
         call.arm = answered.arm(headers)
         admission = self.engine.admission
         call.deadline = admission.deadline(headers, admission.arrived(began))
@@ -231,6 +232,18 @@ class Inference:
             "inputs": [field.metadata for field in self.tensors.inputs],
             "outputs": [field.metadata for field in self.tensors.outputs],
         }
+
+    def example(self, row: Mapping[str, Any]) -> bytes:
+        """Return a request's content, as JSON gives it, as an inference request in JSON."""
+        inputs = []
+        for field in self.tensors.inputs:
+            value: Any = row
+            for name in field.path:
+                value = value.get(name) if value else None
+            if value is not None or field.nullable:
+                told = msgspec.json.encode(value).decode() if field.json and value is not None else value
+                inputs.append({"name": field.name, "datatype": field.datatype, "shape": [1], "data": [told]})
+        return msgspec.json.encode({"inputs": inputs})
 
     def rows(self, given: Given, counts: Sequence[int]) -> int:
         """Return how many rows were given; raises Invalid unless it is the same number for each tensor."""
