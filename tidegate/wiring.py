@@ -9,7 +9,8 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -172,10 +173,37 @@ def predictions_path(spec: config.Platform, where: config.Home) -> Path:
 
 def predictions(spec: config.Platform, where: config.Home) -> PredictionStore:
     """Return the log of predictions, with the outcomes that it is joined with."""
-    from tidegate.adapters.outcomes import FILE
+    return prediction_log(predictions_path(spec, where), outcomes_path(where))
+
+
+def prediction_log(folder: Path, outcomes: Path | None) -> PredictionStore:
+    """Return the log of predictions in a folder; with what is erased there go its outcomes."""
+    from tidegate.adapters.outcomes import SqliteOutcomes
     from tidegate.adapters.predictions import PredictionStore
 
-    return PredictionStore(predictions_path(spec, where), where.root / FILE)
+    def forget(requests: Sequence[str]) -> int:
+        if outcomes is None or not outcomes.is_file():
+            return 0
+        with closing(SqliteOutcomes(outcomes)) as store:
+            return store.erase(requests)
+
+    return PredictionStore(folder, outcomes, forget=forget)
+
+
+def outcomes_path(where: config.Home) -> Path:
+    """Return the file of outcomes."""
+    from tidegate.adapters.outcomes import FILE
+
+    return where.root / FILE
+
+
+def prune_outcomes(outcomes: Path, seconds: float) -> None:
+    """Forget outcomes as old as predictions that are forgotten."""
+    from tidegate.adapters.outcomes import SqliteOutcomes
+
+    if outcomes.is_file():
+        with closing(SqliteOutcomes(outcomes)) as store:
+            store.prune(seconds)
 
 
 def _store_path(name: str, address: str, known: Mapping[str, str]) -> Path:
@@ -225,6 +253,7 @@ def agent_ports(spec: config.Platform, where: config.Home, checkout: Path) -> Ag
             predictions_path(spec, where),
             float(spec.predictions.settle),
             float(spec.predictions.retain) / 86400,
+            outcomes_path(where),
         )
         if spec.predictions.enabled
         else None,

@@ -5,6 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import subprocess
+import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +17,10 @@ import typer
 from typer.testing import CliRunner
 
 from tests.planes import write_checkout
+from tidegate.adapters.outcomes import SqliteOutcomes, read_outcomes
 from tidegate.agent.keeping import keeping
 from tidegate.commands import predictions
+from tidegate.core.outcomes import Outcome
 from tidegate.serving.engine import Call
 from tidegate.serving.predictions import PredictionLog
 
@@ -88,17 +93,50 @@ def test_erase_asks_first(run: Any) -> None:
     refused = run(*subject, text="n\n")
     assert refused.exit_code == 1
     assert "2 predictions of toy where tailnum is N1" in refused.stderr
-    assert json.loads(run(*subject, "--dry-run", "--json").stdout) == {
-        "predictions": 2,
-        "files": 1,
-        "dry_run": True,
-    }
+    dry = json.loads(run(*subject, "--dry-run", "--json").stdout)
+    assert dry == {"predictions": 2, "files": 1, "outcomes": 0, "dry_run": True}
     still = json.loads(run("query", "SELECT count(*) AS n FROM predictions", "--json").stdout)
     assert still["rows"] == [{"n": 3}]
     assert run(*subject, text="y\n").stdout.endswith("2 predictions erased from 1 files\n")
     assert run(*subject, "--yes").exit_code == 0
     left = json.loads(run("query", "SELECT request_id FROM predictions", "--json").stdout)["rows"]
     assert left == [{"request_id": "r-3"}]
+
+
+def test_outcomes_of_the_erased_go_with_them(run: Any, tmp_path: Path) -> None:
+    """What came of a subject's requests is erased, and nobody else's; it is said how many went."""
+    file = tmp_path / "home" / "outcomes.db"
+    with closing(SqliteOutcomes(file)) as store:
+        store.record([Outcome(request, "late", 1) for request in ("r-1", "r-2", "r-3")])
+    run("erase", "toy", "--key", "tailnum", "--value", "N1", "--dry-run")
+    assert len(read_outcomes(file)) == 3
+    found = json.loads(run("erase", "toy", "--key", "tailnum", "--value", "N1", "--yes", "--json").stdout)
+    assert found == {"predictions": 2, "files": 1, "outcomes": 2, "dry_run": False}
+    assert [outcome.id for outcome in read_outcomes(file)] == ["r-3"]
+
+
+def test_an_agent_forgets_outcomes_with_predictions(tmp_path: Path) -> None:
+    """An outcome as old as what is forgotten of the log goes, without any experiment; a younger one stays."""
+    folder, file, days = tmp_path / "predictions", tmp_path / "outcomes.db", 90 * 86400
+    note(folder)
+    for name, ago in (("old", days + 60), ("young", days - 60)):
+        at = time.time() - ago
+        with closing(SqliteOutcomes(file, lambda at=at: at)) as store:  # type: ignore[misc]
+            store.record([Outcome(name, "late", 1)])
+    keeping(folder, 0.0, 90.0, file)(1000.0)
+    assert [outcome.id for outcome in read_outcomes(file)] == ["young"]
+
+
+def test_what_can_not_be_read_wakes_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A segment that was set aside is no work that waits: no process is started each minute for it."""
+    folder, started = tmp_path / "predictions", list[Any]()
+    note(folder)
+    keep = keeping(folder, 0.0, 90.0)
+    keep(1000.0)
+    (folder / "segments" / "toy" / "0-1-a.damaged").write_bytes(b"?")
+    monkeypatch.setattr(subprocess, "run", lambda *words, **more: started.append(words))
+    keep(1060.0)
+    assert not started
 
 
 def test_an_agent_converts_by_a_process_of_its_own(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -516,6 +516,35 @@ def test_all_rows_of_a_request_go_with_it(log: Log) -> None:
     assert log.store.erase("toy", "request_id", "more/1").predictions == 1
     assert log.store.erase("toy", "tailnum", "N1").predictions == 1
     assert log.ids() == ["more/2"]
+
+
+def test_whose_outcomes_go_is_told_before_predictions_do(log: Log) -> None:
+    """Who is told sees each erased id while its prediction is still there: also of what arrives later."""
+    told: list[tuple[list[str], bool]] = []
+
+    def forget(requests: Sequence[str]) -> int:
+        told.append((list(requests), bool(log.parts() or list(log.folder.glob("segments/*/*")))))
+        return len(requests)
+
+    log.store = PredictionStore(log.folder, now=lambda: log.now, forget=forget)
+    log.note("a", inputs={"tailnum": "N2"})
+    log.note("b")
+    assert log.store.erase("toy", "tailnum", "N2").outcomes == 1
+    log.note("late", inputs={"tailnum": "N2"})
+    log.store.convert()
+    assert told == [(["a"], True), (["late"], True)]
+
+
+def test_damaged_segments_are_forgotten_with_their_days(log: Log) -> None:
+    """What can't be read may hold anybody's data: it is kept no longer than what can."""
+    log.note("a")
+    folder = log.folder / "segments" / "toy"
+    old, young = (int((NOON - days * DAY) * 1000) for days in (100, 10))
+    for stamp in (old, young):
+        (folder / f"{stamp:013d}-1-x.closed").write_bytes(b"?")
+    assert len(log.store.convert().damaged) == 2
+    log.store.retain(90)
+    assert [path.name for path in folder.glob("*.damaged")] == [f"{young:013d}-1-x.damaged"]
 
 
 def test_another_models_predictions_stay(log: Log) -> None:

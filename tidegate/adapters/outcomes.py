@@ -66,6 +66,15 @@ class SqliteOutcomes:
         with self._database.writing() as connection:
             return [connection.execute(statement, wanted).rowcount for statement in _ERASE][-1]
 
+    def prune(self, labels: float) -> None:
+        """Drop outcomes older than `labels` seconds, but those that an experiment can still need."""
+        gone = True
+        while gone:  # in small transactions, between which others have their turn
+            with self._database.writing() as connection:
+                before = connection.total_changes
+                prune(connection, self._now(), labels)
+                gone = connection.total_changes > before
+
     def close(self) -> None:
         """Close the file."""
         self._database.close()

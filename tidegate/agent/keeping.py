@@ -19,20 +19,24 @@ _FAILED = "the log of predictions could not be put in order"
 REST_SECONDS = 3600.0  # after which old days are looked for although nothing is new
 
 
-def keeping(folder: Path, settle: float, days: float) -> Callable[[float], None]:
+def keeping(
+    folder: Path, settle: float, days: float, outcomes: Path | None = None
+) -> Callable[[float], None]:
     """Return what converts, merges and forgets at `now`; raises Unreachable when that did not work.
 
-    Nothing is started while no segment waits.
+    The file of `outcomes` forgets with the log. Nothing is started while no segment waits.
     """
     looked = float("-inf")
 
     def run(now: float) -> None:
         nonlocal looked
-        waiting = any((folder / "segments").glob("*/*"))
+        # What can't be read stays there by another name: it waits for nothing.
+        waiting = any(any((folder / "segments").glob(f"*/*{end}")) for end in (".open", ".closed"))
         if not folder.is_dir() or (not waiting and 0 <= now - looked < REST_SECONDS):
             return
         # Ends with this agent, as it is killed: the next one goes on with what was left.
         mine = ["--settle", str(settle), "--days", str(days), "--parent", str(os.getpid())]
+        mine += ["--outcomes", str(outcomes)] if outcomes else []
         command = ["nice", "-n", "19", sys.executable, "-m", "tidegate", "predictions", "keep", str(folder)]
         try:
             done = subprocess.run(

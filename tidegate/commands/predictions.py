@@ -151,22 +151,25 @@ def keep(
     folder: Annotated[Path, typer.Argument(help="The log.")],
     settle: Annotated[float, typer.Option(help="Seconds that a segment may grow.")] = 30.0,
     days: Annotated[float, typer.Option(help="Days that are kept.")] = 90.0,
+    outcomes: Annotated[Path | None, typer.Option(help="The file of outcomes, kept as long.")] = None,
     parent: Annotated[int, typer.Option(help="End at once when this process no longer is the parent.")] = 0,
 ) -> None:
     """Do what an agent does for the log each minute, unless somebody else is at it.
 
     Example: tidegate predictions keep .tidegate/predictions --days 90
     """
-    from tidegate.adapters.predictions import PredictionStore
+    from tidegate import wiring
     from tidegate.machine import processes
 
     if parent:
         processes.end_with(parent)
-    store = PredictionStore(folder)
+    store = wiring.prediction_log(folder, outcomes)
     try:
         converted = store.convert(settle=settle, wait=0.0)
         store.compact(wait=0.0)
         store.retain(days, wait=0.0)
+        if outcomes is not None:
+            wiring.prune_outcomes(outcomes, days * 86400)
     except Unreachable:  # two agents share a home: the other one does it
         return
     if converted.damaged:
@@ -183,7 +186,7 @@ def erase(
     dry_run: _DryRun = False,
     as_json: _Json = False,
 ) -> None:
-    """Erase all predictions of a subject, named by a field of its requests or by a request's id.
+    """Erase all predictions of a subject, and their outcomes; a field of its requests or an id names it.
 
     What stays is when, how many, and a keyed hash of the value. Example: tidegate predictions erase
     flight-delay --key tailnum --value N14228
@@ -196,8 +199,11 @@ def erase(
             typer.confirm("Erase them for good?", abort=True, err=True)
     found = store.erase(model, key, value, dry_run=dry_run)
     if as_json:
-        document = {"predictions": found.predictions, "files": found.files, "dry_run": dry_run}
+        document = {"predictions": found.predictions, "files": found.files, "outcomes": found.outcomes}
+        document |= {"dry_run": dry_run}
         typer.echo(json.dumps(document, indent=2))
     else:
         verb = "would be erased" if dry_run else "erased"
         typer.echo(f"{found.predictions} predictions {verb} from {found.files} files")
+        if found.outcomes:
+            typer.echo(f"{found.outcomes} outcomes of theirs went with them")

@@ -105,6 +105,12 @@ def kept(segment: Segment, stones: Sequence[Tombstone], salt: Callable[[], bytes
     return keep if matches else lambda row: True
 
 
+def named(gone: Sequence[str], match: Match) -> list[str]:
+    """Return the ids of erased predictions, and those of whole requests of many rows that were meant."""
+    whole = {request for each in gone if (request := each.rpartition("/")[0]) and match(request, {})}
+    return sorted({*gone, *whole})
+
+
 def staying(path: Path, match: Match) -> list[bool]:
     """Tell of each row of a file whether it is none of the subject's."""
     table = pq.read_table(path, columns=["request_id", "inputs"], partitioning=None)
@@ -112,15 +118,21 @@ def staying(path: Path, match: Match) -> list[bool]:
     return [not match(request, _decoded(text)) for request, text in pairs]
 
 
-def without(files: Files, path: Path, match: Match, until: float) -> int:
-    """Write a file anew without a subject's rows up to a time; returns how many there were."""
+def without(files: Files, path: Path, match: Match, until: float, forget: Callable[[list[str]], None]) -> int:
+    """Write a file anew without a subject's rows up to a time; returns how many there were.
+
+    `forget` is told of their ids before they go, so that it is told again after a crash.
+    """
     others = pa.array(staying(path, match))
     if pc.all(others).as_py() is not False:
         return 0
     whole = pq.read_table(path, partitioning=None)
     end = pa.scalar(datetime.fromtimestamp(until, UTC).replace(tzinfo=None), pa.timestamp("us"))
-    rest = whole.filter(pc.or_(others, pc.greater(whole.column("time"), end)))
+    stays = pc.or_(others, pc.greater(whole.column("time"), end))
+    rest = whole.filter(stays)
     gone = len(whole) - len(rest)
+    if gone:
+        forget(named(whole.filter(pc.invert(stays)).column("request_id").to_pylist(), match))
     if gone and len(rest):
         files.put([(files.write(path.parent, rest), path)])
     elif gone:

@@ -129,6 +129,12 @@ class Files:
             finally:
                 os.close(handle)
 
+    def forget_damaged(self, before: float) -> None:
+        """Remove what was set aside since it can't be read, of segments begun before a moment."""
+        for path in (self.folder / SEGMENTS).glob(f"*/*{DAMAGED}"):
+            if _begun(path) < before:
+                path.unlink(missing_ok=True)
+
     def read(self, path: Path) -> Segment | None:
         """Return a segment's content, also of one that has been closed meanwhile; None where it has none."""
         for name in (path, path.with_suffix(CLOSED)):

@@ -23,7 +23,7 @@ from tidegate.adapters.predictions.erasing import (
 )
 from tidegate.adapters.predictions.files import DAMAGED, PART, PATIENCE, Files, Part
 from tidegate.adapters.predictions.merging import groups, merge
-from tidegate.adapters.predictions.tables import predictions, tables
+from tidegate.adapters.predictions.tables import Row, predictions, tables
 from tidegate.core.predictions import Match, Prediction, by_value
 from tidegate.core.segments import Segment
 from tidegate.errors import NoData
@@ -50,23 +50,29 @@ class Compacted:
 
 @dataclass(frozen=True)
 class Erased:
-    """How many predictions of a subject went, or would go, and from how many files."""
+    """How many predictions of a subject went, or would go, from how many files, and outcomes with them."""
 
     predictions: int
     files: int
+    outcomes: int = 0
 
 
 class PredictionStore:
     """The log in `folder`; `outcomes` is the file of outcomes that predictions are joined with, if any.
 
+    `forget` is told which requests were erased, before they are, and says how many outcomes went with them.
     Raises PlatformError where the disk refuses, Unreachable while another process is at work.
     """
 
     def __init__(
-        self, folder: Path, outcomes: Path | None = None, now: Callable[[], float] = time.time
+        self,
+        folder: Path,
+        outcomes: Path | None = None,
+        now: Callable[[], float] = time.time,
+        forget: Callable[[Sequence[str]], int] = lambda requests: 0,
     ) -> None:
         self.folder, self._outcomes, self._now = folder, outcomes, now
-        self._files, self._stones = Files(folder), Tombstones(folder)
+        self._files, self._stones, self._forget = Files(folder), Tombstones(folder), forget
 
     # ------------------------------------------------------------ asking
     def query(
@@ -168,6 +174,7 @@ class PredictionStore:
             old = [part.path for part in self._files.parts() if part.day < first.date().isoformat()]
             if old:
                 self._files.put((), old)
+            self._files.forget_damaged(first.timestamp())
             for folder in {path.parent for path in old}:
                 if not any(folder.iterdir()):
                     folder.rmdir()
@@ -217,23 +224,37 @@ class PredictionStore:
     def _place(self, path: Path, segment: Segment, stones: Sequence[Tombstone]) -> int:
         """Write a segment's Parquet files and take it away."""
         keep = kept(segment, stones, self._stones.salt)
-        made, count = [], 0
-        for day, table in tables(segment, keep).items():
+        made, count, erased = [], 0, list[str]()
+
+        def stays(row: Row) -> bool:
+            if not keep(row):
+                erased.append(row.request_id)
+                return False
+            return True
+
+        for day, table in tables(segment, stays).items():
             folder = self._files.place(segment.head.model, day)
             made.append((self._files.write(folder, table), folder / f"{PART}{path.stem}.parquet"))
             count += len(table)
+        if erased:
+            self._forget(erased)
         self._files.put(made, [path])
         return count
 
     # ------------------------------------------------------------ erasing
     def _erase(self, stone: Tombstone, match: Match) -> Erased:
-        count = files = 0
+        count = files = outcomes = 0
+
+        def forget(requests: list[str]) -> None:
+            nonlocal outcomes
+            outcomes += self._forget(requests)
+
         for part in self._files.parts():
             if part.model == stone.model:
-                gone = without(self._files, part.path, match, stone.at)
+                gone = without(self._files, part.path, match, stone.at, forget)
                 count, files = count + gone, files + bool(gone)
         self._stones.end(stone, count)
-        return Erased(count, files)
+        return Erased(count, files, outcomes)
 
 
 def _of_request(path: Path, request_id: str) -> pa.Table:
