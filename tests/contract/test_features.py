@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -15,8 +16,8 @@ from tests.stores import needs_redis, running_redis
 from tidegate import config, materializing, wiring
 from tidegate.adapters.features import RedisFeatures, SqliteFeatures
 from tidegate.errors import ConfigError, Fatal, NoData, PlatformError, Unreachable
-from tidegate.serving import online
-from tidegate.serving.resp import Address, Away, Redis, packed, parsed
+from tidegate.serving import online, redis_link
+from tidegate.serving.redis_link import CONNECTIONS, Away, Link
 
 
 class Sides(NamedTuple):
@@ -155,39 +156,12 @@ def test_a_redis_that_is_not_there_is_unreachable() -> None:
         assert "secret" not in str(told.value)
 
 
-# ---------------------------------------------------------------- Redis' protocol
-ANSWERS = [
-    (b"+OK\r\n", b"OK"),
-    (b":12\r\n", 12),
-    (b"$5\r\na\r\nb\x00\r\n", b"a\r\nb\x00"),
-    (b"$-1\r\n", None),
-    (b"*3\r\n$1\r\na\r\n$-1\r\n*1\r\n:1\r\n", [b"a", None, [1]]),
-    (b"*0\r\n", []),
-]
-
-
-@pytest.mark.parametrize(("data", "value"), ANSWERS)
-def test_answers_are_read_whole_however_they_arrive(data: bytes, value: object) -> None:
-    """An answer is what it says, and no beginning of it is taken for one."""
-    assert parsed(bytearray(data), 0) == (value, len(data))
-    for cut in range(len(data)):
-        with pytest.raises(Exception) as told:
-            parsed(bytearray(data[:cut]), 0)
-        assert type(told.value).__name__ == "_Partial"
-
-
-def test_commands_are_sent_by_length() -> None:
-    """A key may hold anything, line ends too: it can't become another command."""
-    assert packed(["GET", "a\r\nFLUSHALL\r\n", 1]) == (
-        b"*3\r\n$3\r\nGET\r\n$13\r\na\r\nFLUSHALL\r\n\r\n$1\r\n1\r\n"
-    )
-
-
-@pytest.mark.parametrize("url", ["http://host", "redis://", "host:6379", ""])
+# ---------------------------------------------------------------- a Redis, asked by services
+@pytest.mark.parametrize("url", ["http://host", "redis://", "host:6379", "", "redis://host/one"])
 def test_what_is_no_address_of_redis_is_refused(url: str) -> None:
     """Another scheme or no host at all is refused when the service starts, not at the first request."""
     with pytest.raises(ValueError, match="redis://host"):
-        Address.of(url)
+        Link(url, 1.0)
 
 
 @pytest.mark.parametrize("said", [None, b"HTTP/1.1 400 Bad Request\r\n\r\n", b"-ERR no\r\n", b"*1\r\n"])
@@ -203,7 +177,7 @@ def test_a_server_that_is_silent_or_no_redis_is_away(said: bytes | None) -> None
 
         server = await asyncio.start_server(serve, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
-        client = Redis(f"redis://127.0.0.1:{port}/0", 0.2)
+        client = Link(f"redis://127.0.0.1:{port}/0", 0.2)
         async with asyncio.timeout(30):
             with pytest.raises(Away):
                 await client.ask("MGET", "a")
@@ -213,12 +187,47 @@ def test_a_server_that_is_silent_or_no_redis_is_away(said: bytes | None) -> None
     asyncio.run(ask())
 
 
+def test_one_that_is_away_is_asked_by_one_and_ever_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While it is away requests fail without asking; after each pause, twice as long, one of them asks."""
+    monkeypatch.setattr(redis_link, "PAUSES", (100.0, 5000.0))  # so that none is over by itself
+
+    async def ask() -> None:
+        asked = 0
+
+        def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal asked
+            asked += 1
+            writer.close()
+
+        server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
+        client = Link(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0", 10.0)
+
+        async def many() -> int:
+            before = asked
+            told = await asyncio.gather(*(client.ask("GET", "a") for _ in range(200)), return_exceptions=True)
+            assert {type(one) for one in told} == {Away}
+            return asked - before
+
+        assert 1 <= await many() <= 2 * CONNECTIONS  # the client looks twice
+        paused = []
+        for _ in range(10):
+            assert await many() == 0
+            paused.append(client._pause)
+            client._until = asyncio.get_running_loop().time()  # the pause is over
+            assert 1 <= await many() <= 2
+        assert paused == [min(100.0 * 2**number, 5000.0) for number in range(1, 11)]
+        client.close()
+        server.close()
+
+    asyncio.run(ask())
+
+
 @needs_redis
-def test_many_at_once_share_a_connection_in_order(redis: str) -> None:
+def test_many_at_once_get_their_own_answers_by_few_connections(redis: str) -> None:
     """A thousand requests in flight each get their own answer; a caller that gives up confuses nobody."""
 
     async def ask() -> None:
-        client = Redis(redis.removesuffix("/0") + "/3", 10.0)
+        client = Link(redis.removesuffix("/0") + "/3", 30.0)
         await client.ask("FLUSHDB")
         await asyncio.gather(*(client.ask("SET", f"k{n}", n) for n in range(1000)))
         asked = [asyncio.ensure_future(client.ask("MGET", f"k{n}", "none")) for n in range(1000)]
@@ -228,9 +237,60 @@ def test_many_at_once_share_a_connection_in_order(redis: str) -> None:
         assert [one for n, one in enumerate(found) if n != 3] == [
             [str(n).encode(), None] for n in range(1000) if n != 3
         ]
+        listed = (await client.ask("CLIENT", "LIST")).splitlines()
+        assert sum(b" db=3 " in line for line in listed) <= CONNECTIONS
         client.close()
 
     asyncio.run(ask())
+
+
+@needs_redis
+@pytest.mark.parametrize("command", [("BLPOP", "none", "0"), ("GET", "kind"), ("NONSENSE",)])
+def test_one_that_answers_others_is_not_away(command: tuple[str, ...], redis: str) -> None:
+    """A command that takes too long, or is refused, costs itself; what others ask goes on being answered."""
+
+    async def ask() -> None:
+        client = Link(redis, 0.2)
+        await client.ask("DEL", "kind")
+        await client.ask("RPUSH", "kind", "no text")
+        failing = asyncio.ensure_future(client.ask(*command))
+        async with asyncio.timeout(30):
+            while not failing.done():
+                await client.ask("SET", "answered", "1")
+            with pytest.raises(Away):
+                await failing
+            assert await client.ask("GET", "answered") == b"1"
+        client.close()
+
+    asyncio.run(ask())
+
+
+@needs_redis
+def test_what_came_while_the_loop_was_busy_is_in_time(redis: str) -> None:
+    """An answer that lay unread since the loop computed something is no failure of the store."""
+
+    async def ask() -> None:
+        client = Link(redis, 0.05)
+        async with asyncio.timeout(30):
+            while await _missed(client):
+                pass
+            asked = asyncio.ensure_future(client.ask("GET", "a"))
+            while not client._redis.connection_pool._in_use_connections:
+                await asyncio.sleep(0)
+            await asyncio.sleep(0)  # it is sent
+            time.sleep(1.0)
+            await asked
+        client.close()
+
+    asyncio.run(ask())
+
+
+async def _missed(client: Link) -> bool:
+    try:
+        await client.ask("PING")
+    except Away:
+        return True
+    return False
 
 
 # ---------------------------------------------------------------- where it lies, and what goes in

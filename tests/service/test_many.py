@@ -26,8 +26,8 @@ from tidegate.serving.columns import Form
 from tidegate.serving.engine import Call
 from tidegate.serving.online import Lookup, Lookups
 from tidegate.serving.online_many import ManyLookups
+from tidegate.serving.redis_link import Away
 from tidegate.serving.request import Invalid
-from tidegate.serving.resp import Away
 from tidegate.serving.settings import Many as Limits
 
 FORM = Form(Flight)

@@ -24,7 +24,7 @@ from tidegate.adapters.features import SqliteFeatures
 from tidegate.errors import Fatal, NoData
 from tidegate.serving import Lookup, Precomputed, online
 from tidegate.serving.engine import Call, Engine
-from tidegate.serving.resp import Away
+from tidegate.serving.redis_link import Away
 from tidegate.serving.settings import Settings
 
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]

@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from tidegate.serving.resp import Away, Redis
+from tidegate.serving.redis_link import Away, Link
 from tidegate.serving.settings import Cache
 
 VARIABLE = "TIDEGATE_CACHE"  # names the shared one: redis://host:6379/0
@@ -36,7 +36,7 @@ class Shared:
     """A Redis that holds answers by a digest of release and features; each of its failures is a miss."""
 
     def __init__(self, address: str, prefix: str, seconds: float, response: Any) -> None:
-        self._redis = Redis(address, TIMEOUT)
+        self._redis = Link(address, TIMEOUT)
         self._prefix = prefix.encode()
         self._ms = max(1, int(1000 * seconds))
         self._response = response
@@ -78,7 +78,7 @@ class Shared:
         return self._prefix + digest.hexdigest().encode()
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Let go of the connections."""
         for task in self._writing:
             task.cancel()
         self._redis.close()

@@ -27,12 +27,11 @@ from typing import Any, Protocol, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 
-from tidegate.serving.resp import Away, Redis
+from tidegate.serving.redis_link import PAUSES, Away, Link
 
 STORE = "TIDEGATE_FEATURES"  # the variable that names the store: sqlite:///path or redis://host:port/0
 OFFLINE = b"x-tidegate-offline"  # the header of a request that is all there is
 REFRESH = 1.0  # seconds after which a look is taken whether the file is another one
-PAUSES = (0.1, 5.0)  # seconds: the first after a failure, and the longest
 
 Answer = dict[str, Any]  # the model's own fields by name, plain values
 
@@ -221,7 +220,7 @@ class RedisStore:
     """A Redis: one MGET."""
 
     def __init__(self, address: str, timeout: float) -> None:
-        self._redis = Redis(address, timeout)
+        self._redis = Link(address, timeout)
 
     async def get(self, keys: Sequence[str]) -> Sequence[bytes | None]:
         """Return a value for each key. Raises Away, after about the time-out at the latest."""
@@ -229,7 +228,7 @@ class RedisStore:
         return found if isinstance(found, list) else ()
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Let go of the connections."""
         self._redis.close()
 
 

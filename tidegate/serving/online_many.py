@@ -14,7 +14,7 @@ import numpy.typing as npt
 from tidegate.serving.arrays import Array, array
 from tidegate.serving.columns import Form, Rows
 from tidegate.serving.online import Lookups, template
-from tidegate.serving.resp import Away
+from tidegate.serving.redis_link import Away
 
 TOGETHER = 256  # keys of one look-up
 

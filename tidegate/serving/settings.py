@@ -64,7 +64,7 @@ class Online(_Part, frozen=True):
     """Features looked up in the store; where it lies is the platform's to say."""
 
     timeout_ms: Annotated[
-        float, Meta(gt=0, le=10_000, description="a store that takes longer, up to twice that, knows nothing")
+        float, Meta(gt=0, le=10_000, description="a store that takes longer knows nothing")
     ] = 25.0
 
 
