@@ -63,8 +63,8 @@ class GrpcServer:
             ("grpc.so_reuseport", int(shared)),
             ("grpc.max_receive_message_length", settings.many.max_bytes),
             ("grpc.max_send_message_length", -1),
-            # The library hands over one call a turn of the loop, so what waits does so in the library. A
-            # connection's calls beyond these wait at their client; those of too many connections are ended.
+            # The library hands over one call a turn of the loop, so what waits does so in the library. More is
+            # ended there: by UNAVAILABLE on one connection, by CANCELLED over all of them.
             ("grpc.max_concurrent_streams", queue.max_waiting),
             ("grpc.server.max_pending_requests", queue.max_waiting),
             ("grpc.server.max_pending_requests_hard_limit", queue.max_waiting),
