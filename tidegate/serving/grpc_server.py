@@ -63,7 +63,7 @@ class GrpcServer:
             ("grpc.so_reuseport", int(shared)),
             ("grpc.max_receive_message_length", settings.many.max_bytes),
             ("grpc.max_send_message_length", -1),
-            # The library hands over one call a turn of the loop, so what waits does so in the library. More is
+            # The library hands over one call a turn of the loop: what waits does so in the library. More is
             # ended there: by UNAVAILABLE on one connection, by CANCELLED over all of them.
             ("grpc.max_concurrent_streams", queue.max_waiting),
             ("grpc.server.max_pending_requests", queue.max_waiting),
