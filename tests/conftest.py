@@ -10,4 +10,12 @@ for _name in list(os.environ):
     if _name.startswith(("GIT_", "GITHUB_", "TIDEGATE_", "SUPERVISOR_", "BENTOML_", "DVC_", "MLFLOW_")):
         del os.environ[_name]
 
+from hypothesis import HealthCheck, settings  # noqa: E402
+
 from tests.faults.table import pytest_terminal_summary  # noqa: E402, F401
+
+# How long an example takes is the machine's doing, and no property of ours.
+settings.register_profile(
+    "busy", parent=settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("busy")
