@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import selectors
+import time
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tidegate.serving.batching import AdaptiveBatcher, Apart, batcher
+from tidegate.serving.request import Invalid
 from tidegate.serving.settings import Batching
 
 
@@ -234,6 +236,24 @@ def test_who_has_gone_is_not_computed() -> None:
 
     assert run(some_leave()) == [0.0, 2.0, 6.0, 8.0]
     assert 2.0 not in [row for _, _, rows in model.runs for row in rows]
+
+
+def test_who_can_not_be_answered_in_time_is_told_and_not_computed() -> None:
+    """A deadline that passes while the batch before is computed is a 504; the others get their answer."""
+    model = Model(1.0, 0.0)
+    batches = AdaptiveBatcher(model, 8, 0.0)
+    past = time.perf_counter() - 1
+
+    async def three() -> list[Any]:
+        rows = [np.array([[number]], np.float32) for number in (1, 2, 3)]
+        calls = [batches.run(rows[0]), batches.run(rows[1], past), batches.run(rows[2])]
+        return await asyncio.gather(*calls, return_exceptions=True)
+
+    first, second, third = run(three())
+    assert (first["twice"].tolist(), third["twice"].tolist()) == ([2], [6])
+    assert isinstance(second, Invalid)
+    assert second.status == 504
+    assert [rows for *_, rows in model.runs] == [[1], [3]]
 
 
 def test_batches_are_computed_beside_the_loop() -> None:

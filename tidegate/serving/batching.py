@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from tidegate.serving.admission import late
 from tidegate.serving.metrics import Histogram
 from tidegate.serving.settings import Batching
 
@@ -43,6 +45,7 @@ class _Asked(msgspec.Struct, eq=False):
     rows: Any
     answer: asyncio.Future[Mapping[str, Any]]
     since: float
+    deadline: float  # by time.perf_counter
 
     @property
     def count(self) -> int:
@@ -74,12 +77,15 @@ class AdaptiveBatcher:
         about = "Batches that failed, and were computed request by request"
         add("tidegate_batch_retries_total", about, "counter", lambda: self.retries)
 
-    async def run(self, rows: Any) -> Mapping[str, Any]:
-        """Return what is said of these rows, by column; raises what computing them alone raises."""
+    async def run(self, rows: Any, deadline: float = math.inf) -> Mapping[str, Any]:
+        """Return what is said of these rows, by column.
+
+        Raises what computing them alone raises, and Invalid (504) when it is not begun by `deadline`.
+        """
         loop = asyncio.get_running_loop()
         now = loop.time()
         self._arrives(now)
-        asked = _Asked(rows, loop.create_future(), now)
+        asked = _Asked(rows, loop.create_future(), now, deadline)
         self._waiting.append(asked)
         if self._task is None:
             self._look(now)
@@ -120,9 +126,13 @@ class AdaptiveBatcher:
         count = 0
         while self._waiting and (not batch or count + self._waiting[0].count <= self._most):
             asked = self._waiting.popleft()
-            if not asked.answer.done():  # else the caller has gone
-                batch.append(asked)
-                count += asked.count
+            if asked.answer.done():  # the caller has gone
+                continue
+            if time.perf_counter() > asked.deadline:
+                asked.answer.set_exception(late())
+                continue
+            batch.append(asked)
+            count += asked.count
         if batch:
             self._task = asyncio.get_running_loop().create_task(self._computed(batch, count))
             self._task.add_done_callback(self._ended)
