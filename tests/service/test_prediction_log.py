@@ -269,6 +269,14 @@ def test_what_waits_is_bounded_and_what_is_beyond_is_counted(
     ends.set()
 
 
+def test_a_record_larger_than_the_bound_is_kept_while_nothing_else_waits(tmp_path: Path) -> None:
+    """A request of very many rows is no overload: it is dropped only where others wait already."""
+    log = log_in(tmp_path, limit=1000)
+    log.row(Call("large", 0.0, b"x" * 5000), None, {"score": 0.5}, "computed", 1.0)
+    log.close()
+    assert (log.written, log.dropped) == (1, 0)
+
+
 def test_a_folder_that_can_not_be_written_fails_no_request(tmp_path: Path) -> None:
     """A file where the folder should be: records fail, nothing is raised, and a clean end does end."""
     (tmp_path / "log").write_text("a file")

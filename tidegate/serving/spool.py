@@ -29,7 +29,7 @@ class Sink(Protocol):
 
 
 class Spool:
-    """Bytes on their way to a sink, at most `limit` of them waiting; one thread puts.
+    """Bytes on their way to a sink: at most `limit` of them wait, or one larger part; one thread puts.
 
     `what` names them in the log. After an error the same parts are tried again every `again` seconds, while
     the backlog fills; with 0 they are given up at once. `dropped` and `failed` count what was lost before and
@@ -54,7 +54,8 @@ class Spool:
     def put(self, part: bytes, count: int = 1) -> bool:
         """Accept a part that stands for `count` records; False, and they are dropped, when it's too much."""
         size = len(part)
-        if self._put + size - self._done > self._limit:
+        waiting = self._put - self._done
+        if waiting and waiting + size > self._limit:
             self.dropped += count
             return False
         self._waiting.append((part, count))
