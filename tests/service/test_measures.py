@@ -158,6 +158,29 @@ def test_a_warm_up_is_not_counted(headers: Any, tmp_path: Path, monkeypatch: pyt
     assert list(tmp_path.iterdir()) == []
 
 
+V2_ROWS = {"inputs": [{"name": "x", "datatype": "FP64", "shape": [3], "data": [0.1, 0.2, 0.3]}]}
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [("/v2/models/toy/infer", V2_ROWS), ("/predict/many", {"columns": {"x": [0.1, 0.2, 0.3]}})],
+)
+def test_many_rows_are_counted_by_row_and_a_warm_up_by_none(path: str, body: Any) -> None:
+    """Over each protocol three rows are three predictions, and one request of many; a warm-up is nothing."""
+    app = App()
+
+    async def work() -> None:
+        assert (await app.ask(path, body, WARM))[0] == 200
+        assert b"\ntidegate_predictions_total{" not in (await app.ask("/metrics", method="GET"))[1]
+        assert (await app.ask(path, body))[0] == 200
+        text = (await app.ask("/metrics", method="GET"))[1].decode()
+        assert re.search(r'^tidegate_predictions_total\{.*status="200".*\} 3(?:\.0)?$', text, re.M)
+        assert re.search(r"^tidegate_many_seconds_count\{.*\} 1(?:\.0)?$", text, re.M)
+        assert re.search(r"^tidegate_prediction_seconds_count\{.*\} 0(?:\.0)?$", text, re.M)
+
+    asyncio.run(app.live(work()))
+
+
 def test_what_was_not_answered_is_not_counted() -> None:
     """A refused and a failed request are no predictions, and leave nothing to the next one."""
     app = App()

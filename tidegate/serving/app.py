@@ -263,7 +263,8 @@ class Predictions:
             log.exception("request %s failed", request_id)
             status, content = 500, self._refusal(failure(), request_id)
         await self._reply(send, status, content, request_id, form)
-        self._measuring.timed_many(status, rows, time.perf_counter() - began)
+        if measuring.WARM not in told:
+            self._measuring.timed_many(status, rows, time.perf_counter() - began)
 
     async def _reply(
         self, send: Send, status: int, content: bytes, request_id: str, form: tuple[bytes, bytes] = _JSON

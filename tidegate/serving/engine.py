@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from tidegate.serving import answered, batching, cache, measuring, online, predictions
-from tidegate.serving.admission import Admission, late
+from tidegate.serving.admission import Admission
 from tidegate.serving.artifact import identity
 from tidegate.serving.settings import Settings
 from tidegate.serving.turn import Answer, Turn, plain
@@ -31,6 +31,7 @@ class Call(msgspec.Struct, gc=False):
     arm: str = ""  # of an experiment, as the router said
     deadline: float = math.inf  # by time.perf_counter
     offline: bool = False  # nothing is looked up: the request is all there is
+    rows: int = 1
     source: str = "computed"  # of the answer, once it is known: or cached, or precomputed
 
 
@@ -60,8 +61,11 @@ class Cache(Protocol):
 class Batcher(Protocol):
     """Lets requests wait for each other, to be computed at once."""
 
-    async def run(self, rows: Any) -> Mapping[str, Any]:
-        """Return what `predict` says of these rows, by column, computed beside others' rows."""
+    async def run(self, rows: Any, deadline: float) -> Mapping[str, Any]:
+        """Return what `predict` says of these rows, by column, computed beside others' rows.
+
+        Raises Invalid (504) when it is not begun by `deadline`.
+        """
 
     def close(self) -> None:
         """Compute what waits."""
@@ -172,9 +176,7 @@ class Engine:
     async def _computed(self, call: Call, rows: Any) -> Answer:
         if self.batcher is None:
             return await self.turn.run(rows, call.deadline)
-        if time.perf_counter() > call.deadline:
-            raise late()
-        return plain(await self.batcher.run(rows))
+        return plain(await self.batcher.run(rows, call.deadline))
 
     def failed(self, call: Call, status: int) -> None:
         """Write down that a request got no prediction."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -260,6 +261,7 @@ class Inference:
 
     async def infer(self, call: Call, given: Given, rows: int) -> Mapping[str, Sequence[Any]]:
         """Return the answer's columns by name; raises Invalid, or whatever the model does."""
+        call.rows = rows
         if rows == 1:
             answer = await self.engine.one(call, self.tensors.request(given))
             return {name: (value,) for name, value in answer.items()}
@@ -270,6 +272,16 @@ class Inference:
 
         answers, _ = await self._many.through(call, read, _lists)
         return dict(answers)
+
+    def counted(self, call: Call, status: int) -> None:
+        """Count an answer by what was asked: one row or many; a warm-up not at all."""
+        if call.warm:
+            return
+        seconds = time.perf_counter() - call.began
+        if call.rows == 1:
+            self.engine.measuring.timed(status, seconds)
+        else:
+            self.engine.measuring.timed_many(status, call.rows if status == 200 else 0, seconds)
 
 
 def _lists(answers: Mapping[str, Any]) -> dict[str, list[Any]]:

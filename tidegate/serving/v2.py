@@ -194,7 +194,7 @@ class V2:
             headers += [self._told_with[status]] if status in self._told_with else []
         headers.append((b"x-request-id", call.id.encode()))
         await _send(send, status, content, headers)
-        self._inference.engine.measuring.timed(status, time.perf_counter() - call.began)
+        self._inference.counted(call, status)
 
     async def _answered(
         self, told: Mapping[bytes, bytes], body: bytes, call: Call, model: str, version: str
