@@ -380,6 +380,14 @@ def test_a_retried_request_is_journaled_and_counted_once(room: Room) -> None:
     assert (room.counted(A).requests, room.counted(A).errors) == (20, 0)
 
 
+@pytest.mark.parametrize("path", ["metrics%2f", "measures%2F", "%2fmetrics", "x%2f..%2fmetrics", "%5cx"])
+def test_no_slash_is_hidden_from_the_routes(room: Room, path: str) -> None:
+    """A path that a release would read as another one than the router did reaches no release."""
+    room.serve(room.route)
+    (answer,) = room.ask([{}], f"/one/{path}")
+    assert (answer.status, room.a.received) == (400, [])
+
+
 def test_a_caller_cannot_speak_for_tidegate(room: Room) -> None:
     """A caller's own x-tidegate-* headers reach no release: they neither journal, nor name a unit."""
     room.serve(room.route)

@@ -9,13 +9,14 @@ counts too.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Mapping
 
 from tidegate.serving.request import Invalid
 from tidegate.serving.settings import Queue
 
-# What a caller says it will wait for, in milliseconds: Envoy tells its route's time-out by the first.
+# What a caller says it will wait for, in milliseconds: an Envoy may tell its route's time-out by the first.
 DEADLINES = (b"x-envoy-expected-rq-timeout-ms", b"x-request-timeout-ms")
 _SLOW = "the body is slow"
 
@@ -86,10 +87,14 @@ class Admission:
 
 
 class Reading:
-    """Ends the reading of bodies that take too long, by one timer for all of them."""
+    """Ends the reading of bodies that take too long, by one timer, and bounds what large ones hold together.
 
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
+    A body is read before its request has a place in the queue: many callers' would else have no bound.
+    """
+
+    def __init__(self, seconds: float, most: float = math.inf) -> None:
+        self.held = 0  # bytes of large bodies, from their reading to their requests' end
+        self._seconds, self._most = seconds, most
         self._since: dict[asyncio.Task[object], float] = {}  # in the order of their beginning
         self._timer: asyncio.TimerHandle | None = None
 
@@ -102,6 +107,16 @@ class Reading:
     def end(self, task: asyncio.Task[object]) -> None:
         """Watch a task no longer."""
         self._since.pop(task, None)
+
+    def hold(self, task: asyncio.Task[object], size: int) -> None:
+        """Hold so many bytes more until a task is done; raises Invalid (429) when it is too much."""
+        if self.held + size > self._most:
+            raise busy()
+        self.held += size
+        task.add_done_callback(lambda done: self._let_go(size))
+
+    def _let_go(self, size: int) -> None:
+        self.held -= size
 
     def ended(self, task: asyncio.Task[object], error: asyncio.CancelledError) -> bool:
         """Tell whether a task was ended here, which then goes on, and not by the server's end."""

@@ -43,6 +43,7 @@ Answering = Callable[[Call, Any], Awaitable[Answer]]  # a checked request → wh
 DESCRIBED = ("/openapi.json", "/docs.json")  # the second is what BentoML's page reads
 GRPC = "TIDEGATE_GRPC_PORT"  # the variable that says where to listen
 MAX_BODY = 64 * 1024
+BODIES = 8  # of the largest size: what bodies over MAX_BODY may hold at once
 REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 _JSON = (b"content-type", b"application/json")
 _CLOSE = (b"connection", b"close")  # what is left of the body is not worth reading
@@ -106,7 +107,7 @@ class Predictions:
         self._v2 = v2.V2(self._inference, self._read)
         self._grpc: Any = None  # its server, where there is one
         queue = self.engine.settings.queue
-        self._reading = Reading(queue.body_seconds)
+        self._reading = Reading(queue.body_seconds, BODIES * self.engine.settings.many.max_bytes)
         self._told_with = {
             405: (b"allow", b"POST"),
             408: _CLOSE,
@@ -302,6 +303,8 @@ class Predictions:
                 size += len(part)
                 if size > most:
                     raise Invalid(413, "body", f"is larger than {most} bytes")
+                if size > MAX_BODY:
+                    self._reading.hold(task, len(part))
                 if not message.get("more_body"):
                     return part if len(parts) == 1 else b"".join(parts)
         except asyncio.CancelledError as error:
