@@ -23,6 +23,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tidegate.core import counts
 from tidegate.serving import Predictions, answered, measuring
+from tidegate.serving import app as serving
 from tidegate.serving.answered import Journal
 from tidegate.serving.measuring import Measuring, appending, lacks, number
 
@@ -181,6 +182,38 @@ def test_many_rows_are_counted_by_row_and_a_warm_up_by_none(path: str, body: Any
     asyncio.run(app.live(work()))
 
 
+def test_large_bodies_have_a_bound_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While one caller's large body is still coming another's is told to come again, and taken after it."""
+    monkeypatch.setattr(serving, "BODIES", 0.01)
+    app = App()
+    large = {"columns": {"x": [0.5] * 9000}, "more": "x" * 100_000}
+
+    async def work() -> None:
+        begun, ends, sent = asyncio.Event(), asyncio.Event(), list[Any]()
+
+        async def receive() -> dict[str, Any]:
+            if begun.is_set():
+                await ends.wait()
+                return {"type": "http.request", "body": b""}
+            begun.set()
+            return {"type": "http.request", "body": b"[" * 100_000, "more_body": True}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        scope = {"type": "http", "path": "/predict/many", "method": "POST", "headers": []}
+        slow = asyncio.create_task(app.shell(scope, receive, send))
+        await begun.wait()
+        for path in ("/predict/many", "/v2/models/toy/infer"):
+            assert (await asyncio.create_task(app.ask(path, large)))[0] == 429
+        ends.set()
+        await slow
+        assert sent[0]["status"] == 400
+        assert (await asyncio.create_task(app.ask("/predict/many", large)))[0] == 422
+
+    asyncio.run(app.live(work()))
+
+
 def test_what_was_not_answered_is_not_counted() -> None:
     """A refused and a failed request are no predictions, and leave nothing to the next one."""
     app = App()
@@ -234,7 +267,7 @@ def test_a_score_of_any_kind_breaks_nothing(value: Any) -> None:
     assert (told["predictions"], told["scored"], sum(told["scores"])) == (1, wanted, wanted)
     if wanted and (value < 0 or value > 1):
         assert told["scores"][0 if value < 0 else -1] == 1
-    assert number(value) == (value if wanted else None)
+    assert number(value) == (float(value) if wanted else None)
 
 
 @pytest.mark.parametrize("predictions", [1, measuring.TOGETHER, 3 * measuring.TOGETHER + 1])
