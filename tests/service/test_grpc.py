@@ -240,6 +240,24 @@ def test_the_clients_of_the_page_work(served: Served) -> None:
 
 
 # ---------------------------------------------------------------- what is left behind
+def _told(served: Served) -> float:
+    """Return how many predictions /metrics tells of status 200."""
+    found = re.search(
+        r'^tidegate_predictions_total{.*status="200"} (\S+)$', served.rest.get("/metrics").text, re.M
+    )
+    return float(found[1]) if found else 0.0
+
+
+@pytest.mark.parametrize("kind", ["http", "grpc"])
+def test_each_row_of_a_message_counts_and_no_warm_up(served: Served, kind: str) -> None:
+    """Three rows in one message are three predictions to Prometheus; what warms a replica is none."""
+    module, client = (triton_grpc, served.grpc) if kind == "grpc" else (triton_http, served.http)
+    before = _told(served)
+    client.infer(MODEL, flights.inputs(module, ROWS[:3]))
+    client.infer(MODEL, flights.inputs(module, ROWS[:1]), headers={"x-tidegate-warm": "1"})
+    assert _told(served) == before + 3
+
+
 def test_requests_are_counted_and_written_down_as_those_of_rest(served: Served) -> None:
     """Predictions over either protocol move the counts, ask for the journal and warm up like REST's."""
     before = served.rest.get("/measures").json()["predictions"]

@@ -122,7 +122,7 @@ class GrpcServer:
             status, reason = 500, "the model failed on this request"
         if status != 200:
             inference.engine.failed(call, status)
-        inference.engine.measuring.timed(status, time.perf_counter() - call.began)
+        inference.counted(call, status)
         return status, content, reason
 
     async def _answered(self, message: bytes, call: Call) -> Any:
