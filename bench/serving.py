@@ -25,6 +25,7 @@ from tidegate.serving.settings import Queue
 
 MODEL = Path("build/flight-delay/model")
 CONNECTIONS, SECONDS, ROUNDS, STARTS = 16, 4.0, 3, 5
+CROWD = 64  # connections, as a router in front keeps them
 WITHIN_MS = 15.0
 
 
@@ -109,6 +110,7 @@ def versions(*names: str) -> str:
 # ---------------------------------------------------------------- beside others
 @entries(
     service_throughput=("requests/s", Goal("ratio", at_least=3.0)),
+    service_throughput_64=("requests/s", Goal("ratio", at_least=3.0)),
     service_p99=("ms", Goal("ratio", at_most=1.0)),
     service_raw=("requests/s", Goal("ratio", at_least=0.8)),
     service_raw_p99=("ms", Goal("ratio", at_most=1.0)),
@@ -139,6 +141,7 @@ def serving() -> Mapping[str, Measured]:
                 load = hammer(port, rows, connections=CONNECTIONS, seconds=SECONDS, warm_up=0.0)
                 found.setdefault(who, []).append(load)
                 spent.setdefault(who, []).append(1e6 * (_spent(port) - before) / load.requests)
+        crowded = {who: _crowded(ports[who], rows) for who in ("mine", "fastapi")}
         carried = {who: _carried(ports[who], rows) for who in ("mine", "fastapi")}
     rate = {who: statistics.median(load.rate for load in loads) for who, loads in found.items()}
     slow = {who: 1000 * min(load.quantile(0.99) for load in loads) for who, loads in found.items()}
@@ -153,7 +156,9 @@ def serving() -> Mapping[str, Measured]:
     )
     best = "the best round of each"
     most = f"p99 {carried['mine'][1]:.1f} ms at {carried['mine'][2]} connections; client included"
+    crowd = f"the same at {CROWD} connections, the better of two rounds"
     return {
+        "service-throughput-64": Measured(crowded["mine"], "FastAPI", crowded["fastapi"], crowd),
         "service-throughput": Measured(rate["mine"], "FastAPI", rate["fastapi"], note),
         "service-p99": Measured(slow["mine"], "FastAPI", slow["fastapi"], best),
         "service-raw": Measured(rate["mine"], "raw ASGI", rate["raw"], raw),
@@ -161,6 +166,11 @@ def serving() -> Mapping[str, Measured]:
         "service-bentoml": Measured(rate["bentoml"], "raw ASGI", rate["raw"], f"`bentoml serve`, {bento}"),
         "service-15ms": Measured(carried["mine"][0], "FastAPI", carried["fastapi"][0], most),
     }
+
+
+def _crowded(port: int, rows: Sequence[bytes]) -> float:
+    """Return answers a second to many connections, of two short rounds the better one."""
+    return max(hammer(port, rows, connections=CROWD, seconds=2.0, warm_up=0.5).rate for _ in range(2))
 
 
 def _spent(port: int) -> float:
