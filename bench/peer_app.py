@@ -5,13 +5,10 @@ The same model, the same features, pydantic for the same request. Run by `uvicor
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
-import onnxruntime
 from fastapi import FastAPI
 from pydantic import BaseModel
 
+from bench.peer_model import name, session, vocabulary
 from models.flight_delay import features
 
 
@@ -60,13 +57,6 @@ class Flight(BaseModel):
     recent: Recent | None = None
 
 
-folder = Path(os.environ["BENCH_MODEL"])
-options = onnxruntime.SessionOptions()
-options.intra_op_num_threads = 1
-options.log_severity_level = 3
-session = onnxruntime.InferenceSession(folder / "model.onnx", options, providers=["CPUExecutionProvider"])
-name = session.get_inputs()[0].name
-vocabulary = features.load(folder / "features.json")
 app = FastAPI()
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,9 +14,9 @@ from typing import Any
 import psutil
 
 from bench.load import hammer, request
-from bench.processes import free_port, running, wait_for
+from bench.processes import free_port
 from bench.registry import CannotRun, Goal, Measured, entries
-from bench.serving import model, versions, wait_until_ready
+from bench.serving import model, started, versions, wait_until_ready
 from tidegate.serving import messages
 from tidegate.serving.tensors import to_raw
 
@@ -107,20 +106,11 @@ def call(port: int, requests: Sequence[bytes], *, stream: bool = False) -> int:
 @contextlib.contextmanager
 def service(folder: Path) -> Iterator[tuple[int, int, psutil.Process]]:
     """Run flight-delay as a plane runs it, with gRPC; give both ports and the process."""
-    port, other, log = free_port(), free_port(), folder / "service.log"
-    command = [sys.executable, "-m", "tidegate.serve", "services.flight_delay.service:FlightDelay"]
-    environment = {
-        "BENTOML_HOME": str(folder / "bentoml"),
-        "BENTOML_DO_NOT_TRACK": "True",
-        "OTEL_SDK_DISABLED": "true",
-        "PYTHONPATH": str(Path.cwd()),
-        "TIDEGATE_PREDICTIONS": str(folder / "predictions"),
-    }
-    ports = ["--port", str(port), "--grpc-port", str(other)]
-    with running([*command, *ports], log=log, environment=environment) as process:
-        wait_for(port, process, log)
+    other = free_port()
+    kept = {"TIDEGATE_PREDICTIONS": str(folder / "predictions")}
+    with started(folder, "--grpc-port", str(other), **kept) as (port, pid):
         wait_until_ready(port)
-        yield port, other, psutil.Process(process.pid)
+        yield port, other, psutil.Process(pid)
 
 
 @entries(

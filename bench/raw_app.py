@@ -6,23 +6,14 @@ no limits, nothing that a person could operate. Run by `uvicorn bench.raw_app:ap
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import Any
 
 import msgspec
-import onnxruntime
 
+from bench.peer_model import name, session, vocabulary
 from models.flight_delay import features
 from services.flight_delay.schema import Flight
 
-folder = Path(os.environ["BENCH_MODEL"])
-options = onnxruntime.SessionOptions()
-options.intra_op_num_threads = 1
-options.log_severity_level = 3
-session = onnxruntime.InferenceSession(folder / "model.onnx", options, providers=["CPUExecutionProvider"])
-name = session.get_inputs()[0].name
-vocabulary = features.load(folder / "features.json")
 decode = msgspec.json.Decoder(Flight).decode
 encode = msgspec.json.Encoder().encode
 

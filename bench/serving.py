@@ -44,9 +44,16 @@ def requests(path: str) -> list[bytes]:
 
 @contextlib.contextmanager
 def service(folder: Path, **more: str) -> Iterator[int]:
-    """Run flight-delay as a plane runs it, one process, and give its port. `folder` is for its files.
+    """Run flight-delay as a plane runs it, one process, and give its port; see `started`."""
+    with started(folder, **more) as (port, _):
+        yield port
 
-    `more` are variables of its environment.
+
+@contextlib.contextmanager
+def started(folder: Path, *options: str, **more: str) -> Iterator[tuple[int, int]]:
+    """Run flight-delay as a plane runs it, and give its port and its process' id. `folder` is for its files.
+
+    `options` are more words of its command, `more` are variables of its environment.
     """
     port, log = free_port(), folder / f"service-{free_port()}.log"
     command = [sys.executable, "-m", "tidegate.serve", "services.flight_delay.service:FlightDelay"]
@@ -57,9 +64,9 @@ def service(folder: Path, **more: str) -> Iterator[int]:
         "PYTHONPATH": str(Path.cwd()),
         **more,
     }
-    with running([*command, "--port", str(port)], log=log, environment=environment) as process:
+    with running([*command, "--port", str(port), *options], log=log, environment=environment) as process:
         wait_for(port, process, log)
-        yield port
+        yield port, process.pid
 
 
 @contextlib.contextmanager
