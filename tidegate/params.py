@@ -17,11 +17,13 @@ from typing import Any, TypeVar
 import msgspec
 
 from tidegate.config import merge
+from tidegate.core.task import Declaration
 from tidegate.documents import Lines, convert, read_yaml
 from tidegate.errors import ConfigError, NoData, suggest
 
 FILE = "params.yaml"
-OF_A_MODEL = ("package", "prepare", "train", "evaluate", "gates")
+DECLARED = ("task", "label", "prediction", "group")
+OF_A_MODEL = ("package", *DECLARED, "prepare", "train", "evaluate", "gates")
 AT_THE_TOP = ("models", "gates")
 S = TypeVar("S")
 
@@ -58,6 +60,13 @@ class Params:
         if model not in self.models:
             raise ConfigError(f"no model is called `{model}`", suggest(model, self.models), where=FILE)
         return model
+
+    def declared(self, model: str) -> Declaration:
+        """Return what a model is for. Raises ConfigError, with the line, for what can't be meant."""
+        of = self.document["models"][self.known(model)]
+        at = f"$.models.{model}"
+        said = {name: of[name] for name in DECLARED if name in of}
+        return convert(said, Declaration, where=FILE, lines=self.lines, at=at)
 
     def settings(self, gate: str, model: str, shape: type[S]) -> S:
         """Return a gate's settings for a model: `gates.<gate>`, and `models.<model>.gates.<gate>` over it.
