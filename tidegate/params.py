@@ -17,13 +17,14 @@ from typing import Any, TypeVar
 import msgspec
 
 from tidegate.config import merge
-from tidegate.core.task import Declaration
+from tidegate.core.task import TASKS, Declaration
 from tidegate.documents import Lines, convert, read_yaml
 from tidegate.errors import ConfigError, NoData, suggest
 
 FILE = "params.yaml"
 DECLARED = ("task", "label", "prediction", "group")
 OF_A_MODEL = ("package", *DECLARED, "prepare", "train", "evaluate", "gates")
+BY_TASK = "tasks"  # in a gate's shared section: what counts for models of one task
 AT_THE_TOP = ("models", "gates")
 S = TypeVar("S")
 
@@ -71,6 +72,7 @@ class Params:
     def settings(self, gate: str, model: str, shape: type[S]) -> S:
         """Return a gate's settings for a model: `gates.<gate>`, and `models.<model>.gates.<gate>` over it.
 
+        Between them lies `gates.<gate>.tasks.<task>`, what counts for all models of the declared task.
         Raises ConfigError, with the line, for an unknown model, a missing section, and a key that is unknown,
         missing or of another type than the gate's.
         """
@@ -98,15 +100,19 @@ class Params:
 
     def _section(self, gate: str, model: str) -> tuple[Any, Lines]:
         """Return a gate's merged section, and the line of each of its keys as `$.<gate>.…`."""
-        base, own = self.document["gates"].get(gate) or {}, self._of(model).get(gate) or {}
+        shared, own = self.document["gates"].get(gate) or {}, self._of(model).get(gate) or {}
+        base = {name: value for name, value in shared.items() if name != BY_TASK}
+        task = self.document["models"][model].get("task", "")
+        by_task = (shared.get(BY_TASK) or {}).get(task) or {}
         lines: Lines = {}
-        for start in (f"$.gates.{gate}", f"$.models.{model}.gates.{gate}"):
+        starts = (f"$.gates.{gate}", f"$.gates.{gate}.{BY_TASK}.{task}", f"$.models.{model}.gates.{gate}")
+        for start in starts:
             lines |= {
                 f"$.{gate}{path[len(start) :]}": line
                 for path, line in self.lines.items()
                 if path == start or path.startswith((f"{start}.", f"{start}["))
             }
-        return merge(base, own), lines
+        return merge(merge(base, by_task), own), lines
 
 
 def load(root: Path, gates: Sequence[str] = ()) -> Params:
@@ -194,7 +200,20 @@ def _gates(sections: Mapping[str, Any], at: str, lines: Lines, known: Sequence[s
                 suggest(name, known, "Gates are: {}."),
                 where=where,
             )
-        _mapping(section, f"{at}.{name}", lines, f"gate `{name}`")
+        inner = _mapping(section, f"{at}.{name}", lines, f"gate `{name}`")
+        if at == "$.gates":
+            _by_task(inner.get(BY_TASK), f"{at}.{name}.{BY_TASK}", lines)
+
+
+def _by_task(value: Any, at: str, lines: Lines) -> None:
+    for task, section in _mapping(value, at, lines, f"`{BY_TASK}`").items():
+        if task not in TASKS:
+            raise ConfigError(
+                f"no task is called `{task}`",
+                suggest(task, TASKS, "Tasks are: {}."),
+                where=_at(f"{at}.{task}", lines),
+            )
+        _mapping(section, f"{at}.{task}", lines, f"task `{task}`")
 
 
 def _numbers(value: Any, at: str, lines: Lines) -> None:

@@ -74,6 +74,19 @@ def test_a_file_without_models() -> None:
     assert "the file must be a mapping" in said("- a\n")
 
 
+def test_settings_of_a_task_lie_between_the_shared_and_the_model_s() -> None:
+    """`gates.<gate>.tasks.<task>` counts for models of that task, unless the model itself says otherwise."""
+    shared = "probe: {limit: 3, tasks: {regression: {limit: 2, rows: 7}, ranking: {limit: 4}}}"
+    text = TEXT.replace("probe: {limit: 3}", shared).replace("  bare:", "  bare: {task: regression}")
+    read = params.read(text.replace("toy:\n    package", "toy:\n    task: regression\n    package"))
+    assert read.settings("probe", "bare", Probe) == Probe(2, 7)
+    assert read.settings("probe", "toy", Probe) == Probe(1, 7)
+    where = {one.path: one.where for one in read.values("probe", "bare", Probe(2, 7), "?")}
+    assert where == {"limit": "params.yaml:10", "rows": "params.yaml:10"}
+    unknown = said(text.replace("ranking", "rankin"))
+    assert ":9: no task is called `rankin`. Did you mean `ranking`?" in unknown
+
+
 def test_a_section_that_the_pipeline_reads_is_fine() -> None:
     """A model may have stages of its own: what dvc.yaml names has a reader."""
     text = TEXT.replace("    prepare:", "    tune: {trials: 3}\n    prepare:")

@@ -2,17 +2,18 @@
 
 Nothing else in this package knows what a model is for. A classification with one `prediction` answers with
 the probability that the label is 1; with several, with one probability each, in columns that are called as
-the labels are. A regression answers with a number in the label's unit. A ranking answers with a score that orders
-the rows of one `group`, the best first; its label says how good a row is, from 0.
+the labels are. A regression answers with a number in the label's unit. A ranking answers with a score that
+orders the rows of one `group`, the best first; its label says how good a row is, from 0.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import msgspec
 
 Task = Literal["classification", "regression", "ranking"]
+TASKS: tuple[str, ...] = get_args(Task)
 Name = Annotated[str, msgspec.Meta(min_length=1)]
 
 
