@@ -14,7 +14,7 @@ import msgspec
 
 from tidegate import bentos, gating, wiring
 from tidegate.adapters import onnx
-from tidegate.adapters.bentoml import SERVING_PACKAGES, serving_pins
+from tidegate.adapters.bentoml import pins_of
 from tidegate.adapters.cyclonedx import Package, bill
 from tidegate.core import artifact, contents, gate, licences
 from tidegate.core.exhibits import Table
@@ -166,7 +166,7 @@ def dependencies(
     text = (bento / bentos.SOURCE / bentos.REQUIREMENTS).read_text()
     pins, locked = artifact.read_pins(text), artifact.read_pins(lock)
     findings = artifact.locked(pins, locked)
-    wanted = artifact.read_pins("\n".join(serving_pins(lock, SERVING_PACKAGES)))
+    wanted = artifact.read_pins("\n".join(pins_of(subject.root, subject.model)))
     findings.append(gate.expected("serving's dependencies", [*pins.versions], [*wanted.versions], "packages"))
     findings.append(artifact.same("BentoML", own, locked.versions.get("bentoml", ""), "what built the Bento"))
     versions = dict(sorted({**pins.versions, "bentoml": own}.items()))

@@ -10,7 +10,7 @@ import pytest
 
 from tests.builders import tiny_model
 from tidegate import bentos
-from tidegate.adapters.bentoml import SERVING_PACKAGES, BentoStore, serving_pins
+from tidegate.adapters.bentoml import SERVING_PACKAGES, BentoStore, pins_of, serving_pins
 from tidegate.adapters.supervisor import SupervisorWorkloads
 from tidegate.bentos import (
     Source,
@@ -248,6 +248,31 @@ def test_training_is_not_served() -> None:
     """What only training, gates and the toolkit need is not among the pins."""
     pins = serving_pins((ROOT / "requirements.lock").read_text(), SERVING_PACKAGES)
     assert not {"mlflow", "lightgbm", "pandas", "dvc", "evidently"} & {line.split("==")[0] for line in pins}
+
+
+def _checkout(folder: Path, said: str) -> Path:
+    """A checkout of this one's lock, and flight-delay's settings as `said`."""
+    (folder / "services" / "flight_delay").mkdir(parents=True)
+    (folder / "services" / "flight_delay" / "settings.yaml").write_text(said)
+    (folder / "requirements.lock").write_bytes((ROOT / "requirements.lock").read_bytes())
+    return folder
+
+
+def test_a_service_brings_packages_of_its_own(tmp_path: Path) -> None:
+    """What settings.yaml names is pinned beside the shell's packages; a name without a pin is an error."""
+    pins = pins_of(_checkout(tmp_path / "one", "packages: [Tokenizers]\n"), "flight-delay")
+    shells = serving_pins((ROOT / "requirements.lock").read_text(), SERVING_PACKAGES)
+    assert {line.split("==")[0] for line in set(pins) - set(shells)} == {"tokenizers"}
+    assert set(shells) <= set(pins)
+    with pytest.raises(ConfigError, match="no-such-package not pinned"):
+        pins_of(_checkout(tmp_path / "two", "packages: [no-such-package]\n"), "flight-delay")
+
+
+def test_a_variant_that_is_not_there_is_no_bento(artifact: Path, tmp_path: Path) -> None:
+    """Settings that name a file the model has not are refused before anything is built, with those it has."""
+    checkout = _checkout(tmp_path / "checkout", "variant: int8\n")
+    with pytest.raises(ConfigError, match=r"settings\.yaml: .*model\.int8\.onnx.*there is model\.onnx"):
+        BentoStore(tmp_path / "home").build(_source(artifact, checkout))
 
 
 def test_a_package_that_is_not_locked_is_an_error() -> None:

@@ -35,6 +35,9 @@ def test_every_services_settings_parse() -> None:
         ("threads: 0\n", "s.yaml:1: `threads` must be a whole number of at least 1, not `0`"),
         ("threads: two\n", "s.yaml:1: `threads` must be a whole number, not the text `two`"),
         ("threads: 1\nthreads: 2\n", "s.yaml:2: `threads` is given twice"),
+        ("variant: ../x\n", "s.yaml:1: `variant` must be text matching"),
+        ("packages: tokenizers\n", "s.yaml:1: `packages` must be a list"),
+        ("packages: ['numpy==2']\n", "s.yaml:1: "),
         ("- 1\n", "s.yaml: must be a mapping"),
     ],
 )

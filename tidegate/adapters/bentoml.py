@@ -104,9 +104,7 @@ def _source_digest(folder: Path) -> str:
 def _stage(source: Source, context: Path) -> None:
     """Lay out exactly what the Bento may contain: no more can slip in from the checkout."""
     root, package = source.checkout, source.package
-    from tidegate import settings  # imports BentoML, which asking for a Bento's path must not pay for
-
-    settings.load(root, source.model)  # what can't be meant is told here, not by a dead service
+    _check(source)  # what can't be meant is told here, not by a dead service
     wanted = [
         *(
             f"services/{package}/{path.name}"
@@ -133,9 +131,7 @@ def _stage(source: Source, context: Path) -> None:
     shutil.copytree(source.artifact, context / MODEL)
     manifest = {"model": source.model, "version": source.version, "digest": source.digest}
     (context / "artifact.json").write_text(json.dumps(manifest, indent=2) + "\n")
-    lock = root / "requirements.lock"
-    pins = serving_pins(lock.read_text(), SERVING_PACKAGES)
-    (context / "requirements.txt").write_text("\n".join(pins) + "\n")
+    (context / "requirements.txt").write_text("\n".join(pins_of(root, source.model)) + "\n")
     options: Mapping[str, Any] = {
         "service": f"services.{package}.service",
         "name": package,
@@ -146,6 +142,33 @@ def _stage(source: Source, context: Path) -> None:
         "docker": {"python_version": f"{sys.version_info.major}.{sys.version_info.minor}"},
     }
     (context / "bentofile.yaml").write_text(yaml.safe_dump(options, sort_keys=False))
+
+
+def _check(source: Source) -> None:
+    """Raise ConfigError unless the settings can be read, and the file that they say is run is there."""
+    from tidegate import settings  # imports BentoML, which asking for a Bento's path must not pay for
+    from tidegate.serving.artifact import model_file
+
+    root = source.checkout
+    said = settings.load(root, source.model)
+    try:
+        model_file(source.artifact, said.variant)
+    except RuntimeError as error:
+        where = settings.place(root, source.model).relative_to(root).as_posix()
+        raise ConfigError(str(error), "Let train.py write it, or name another.", where=where) from error
+
+
+def pins_of(checkout: Path, model: str) -> list[str]:
+    """Return `name==version` of all that a model's Bento needs: the shell's packages and the service's own.
+
+    Its own are those that its settings.yaml names under `packages`. Raises ConfigError for one that is not in
+    requirements.lock.
+    """
+    from tidegate import settings
+
+    lock = (checkout / "requirements.lock").read_text()
+    own = [name.lower() for name in settings.load(checkout, model).packages]
+    return serving_pins(lock, (*SERVING_PACKAGES, *own))
 
 
 def _run_build(context: Path, tag: str, store: Path) -> Path:

@@ -68,18 +68,33 @@ class Holdout(msgspec.Struct, frozen=True):
         return msgspec.json.decode(path.read_bytes(), type=cls) if path.is_file() else cls()
 
 
+def model_file(folder: Path, variant: str) -> Path:
+    """Return the file of a variant, or `model.onnx` for "". RuntimeError names those that there are."""
+    path = folder / (f"model.{variant}.onnx" if variant else "model.onnx")
+    if not path.is_file():
+        there = ", ".join(sorted(one.name for one in folder.glob("*.onnx"))) or "no .onnx file"
+        raise RuntimeError(
+            f"settings say `variant: {variant}`, but {path.name} is not there; there is {there}"
+        )
+    return path
+
+
 class OnnxModel:
-    """An ONNX model; more throughput is more processes: one thread, unless `settings` say more."""
+    """An ONNX model; more throughput is more processes: one thread, unless `settings` say more.
+
+    `settings.variant` says which of its files is run. Raises RuntimeError when that one is not there.
+    """
 
     def __init__(
         self, folder: Path, settings: Settings | None = None, *, output: str = "probabilities"
     ) -> None:
+        settings = settings or Settings()
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = (settings or Settings()).threads
+        options.intra_op_num_threads = settings.threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3  # converters declare `label` with a wrong shape: a warning a batch
         self._session = onnxruntime.InferenceSession(
-            str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"]
+            str(model_file(folder, settings.variant)), options, providers=["CPUExecutionProvider"]
         )
         self._input = self._session.get_inputs()[0].name
         self._outputs = [output]

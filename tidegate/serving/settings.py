@@ -81,6 +81,17 @@ class Log(_Part, frozen=True):
 class Settings(_Part, frozen=True):
     """How one model is served."""
 
+    variant: Annotated[
+        str,
+        Meta(
+            pattern=r"^([a-z0-9]+)?$",
+            description='which of the model\'s files is run: `model.<variant>.onnx`, or of `""` `model.onnx`',
+        ),
+    ] = ""
+    packages: Annotated[
+        tuple[Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")], ...],
+        Meta(description="what this service needs beside the shell's own; pinned by requirements.lock"),
+    ] = ()
     threads: Annotated[int, Meta(ge=1, le=256, description="of ONNX Runtime in one process")] = 1
     workers: Annotated[int, Meta(ge=1, le=256, description="processes of `bentoml serve`")] = 1
     batching: Batching = Batching()
