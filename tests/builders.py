@@ -80,10 +80,16 @@ def flight_row(**changes: Any) -> dict[str, Any]:
 
 
 class GateRoom:
-    """A checkout just large enough for gate scripts: params.yaml, data/, build/, envs/ of model `toy`."""
+    """A checkout just large enough for gate scripts: params.yaml, data/, build/, envs/ of model `toy`.
 
-    def __init__(self, root: Path, gate: str, settings: dict[str, Any]) -> None:
+    `declared` is what the model is for; by default it says how likely it is that `late` is 1.
+    """
+
+    def __init__(
+        self, root: Path, gate: str, settings: dict[str, Any], declared: dict[str, Any] | None = None
+    ) -> None:
         self.root, self.gate = root, gate
+        self.declared = declared or {"task": "classification", "label": "late", "prediction": "probability"}
         self.data, self.build = root / "data" / "toy", root / "build" / "toy"
         self.data.mkdir(parents=True)
         self.build.mkdir(parents=True)
@@ -92,7 +98,7 @@ class GateRoom:
     def set(self, settings: dict[str, Any], model: dict[str, Any] | None = None) -> None:
         """Write params.yaml: the gate's section, and what the model lays over it."""
         own = {self.gate: model} if model else {}
-        content = {"models": {"toy": {"gates": own}}, "gates": {self.gate: settings}}
+        content = {"models": {"toy": {**self.declared, "gates": own}}, "gates": {self.gate: settings}}
         (self.root / "params.yaml").write_text(json.dumps(content))  # JSON is YAML
 
     def run(self, *arguments: str) -> tuple[int, Any]:

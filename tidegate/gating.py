@@ -25,6 +25,7 @@ from tidegate import baseline, bentos, config, params, report, wiring
 from tidegate.core import gate as compare
 from tidegate.core.exhibits import Chart, Comparison, Table
 from tidegate.core.release import ReleaseRecord
+from tidegate.core.task import Declaration
 from tidegate.core.verdict import Finding, Verdict, worst
 from tidegate.errors import ConfigError, NoData, TidegateError, suggest
 from tidegate.files import digest
@@ -67,9 +68,15 @@ class Subject(Generic[S]):
     trace: _Trace = field(default_factory=_Trace, compare=False, repr=False)
 
     @property
+    def declared(self) -> Declaration:
+        """What params.yaml says the model is for. Raises ConfigError for what can't be meant."""
+        return params.load(self.root).declared(self.model)
+
+    @property
     def package(self) -> str:
-        """The model's name as a Python package."""
-        return self.model.replace("-", "_")
+        """The model's folder in models/ and services/."""
+        named = params.load(self.root).document["models"][self.model].get("package")
+        return str(named or self.model.replace("-", "_"))
 
     def data(self, split: str) -> Path:
         """Return a split's file. Raises NoData when the pipeline has not written it."""
