@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from tidegate.core.plan import Limit, Milliseconds, Plan, Ratio, Seconds
-from tidegate.core.release import ReleaseRecord, is_release_id
+from tidegate.core.release import ImageRef, ReleaseRecord, is_release_id
 from tidegate.core.strategies import legs
 from tidegate.core.telling import KINDS
 from tidegate.documents import Lines, convert, read_yaml
@@ -152,6 +152,22 @@ class UiSpec(_Spec, frozen=True):
     port: int | Literal["auto"] = "auto"
 
 
+class ImagesSpec(_Spec, frozen=True):
+    """How `tidegate image` builds, and how containers run: `engine` is what does both.
+
+    `base` and `gpuBase` are the images that releases are built on; `build` and `run` are options of the
+    engine's own, added to each `build` and each `run` (a limit or a runtime that a machine asks for).
+    """
+
+    engine: Literal["podman", "docker"] = "podman"
+    base: Annotated[str, msgspec.Meta(min_length=1)] = "docker.io/library/python:3.11-slim-bookworm"
+    gpu_base: Annotated[str, msgspec.Meta(min_length=1)] = (
+        "docker.io/nvidia/cuda:12.9.1-cudnn-runtime-ubuntu24.04"
+    )
+    build: tuple[str, ...] = ()
+    run: tuple[str, ...] = ()
+
+
 class Platform(_Spec, frozen=True):
     """Where an environment runs: envs/platform.yaml, then envs/<env>/platform.yaml over it."""
 
@@ -167,6 +183,7 @@ class Platform(_Spec, frozen=True):
     notify: NotifySpec = NotifySpec()
     prometheus: PrometheusSpec = PrometheusSpec()
     ui: UiSpec = UiSpec()
+    images: ImagesSpec = ImagesSpec()
 
 
 class Rejection(_Spec, frozen=True):
@@ -181,6 +198,14 @@ class Rejection(_Spec, frozen=True):
     observed: str = ""
     limit: str = ""
     findings: tuple[Mapping[str, Any], ...] = ()
+
+
+class Images(_Spec, frozen=True):
+    """The images made of one release, by variant: the file beside its record."""
+
+    release: str
+    model: str
+    images: dict[Literal["cpu", "gpu"], ImageRef]
 
 
 @dataclass(frozen=True)
@@ -389,7 +414,28 @@ def _watched(environment: str, said: Mapping[str, Any], plan: Plan, where: str) 
 def read_record(text: str, where: str) -> ReleaseRecord:
     """Parse a release record whose file has another name than its id: that of the last one packaged."""
     value, lines = _document({where: text}, where)
-    return convert(value, ReleaseRecord, where=where, lines=lines)
+    record: ReleaseRecord = convert(value, ReleaseRecord, where=where, lines=lines)
+    if record.images is not None:
+        raise ConfigError(
+            "a record holds no images: they are of the release, which it is what identifies",
+            "Move them to the file beside it that ends in `.images.yaml`.",
+            where=where,
+        )
+    return record
+
+
+def parse_images(text: str, path: str) -> Images:
+    """Parse the images of a release; it must be of the release and model that its path says."""
+    value, lines = _document({path: text}, path)
+    found: Images = convert(value, Images, where=path, lines=lines)
+    model, name = path.split("/")[-2:]
+    if f"{found.release}.images.yaml" != name or found.model != model:
+        raise ConfigError(
+            f"it holds the images of {found.model} {found.release}, not of the release in its name",
+            "Make it again with `tidegate image`.",
+            where=path,
+        )
+    return found
 
 
 @lru_cache(maxsize=4096)  # immutable, and every commit holds all that were ever made
@@ -420,6 +466,7 @@ def parse_desired(commit: str, files: Mapping[str, str]) -> Desired:
         )
     records: dict[str, ReleaseRecord] = {}
     rejections: dict[str, Rejection] = {}
+    images: dict[str, Images] = {}
     for path, text in sorted(files.items()):
         if not path.startswith("envs/releases/") or not path.endswith(".yaml"):
             continue
@@ -433,9 +480,19 @@ def parse_desired(commit: str, files: Mapping[str, str]) -> Desired:
                     where=path,
                 )
             rejections[rejection.release] = rejection
+        elif path.endswith(".images.yaml"):
+            images[path] = parse_images(text, path)
         else:
             record = parse_record(text, path)
             records[record.id] = record
+    for path, found in images.items():
+        if found.release not in records or records[found.release].model != found.model:
+            raise ConfigError(
+                f"there is no record of {found.model} {found.release} beside it",
+                "Restore the record from Git, or delete this file.",
+                where=path,
+            )
+        records[found.release] = msgspec.structs.replace(records[found.release], images=found.images)
     for environment in environments.values():
         _recorded(environment, records, files)
     return Desired(commit, environments, records, rejections)

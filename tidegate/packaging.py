@@ -29,7 +29,7 @@ import yaml
 from tidegate import report
 from tidegate.bentos import Source
 from tidegate.config import parse_record
-from tidegate.core.release import BentoRef, RegistryRef, ReleaseRecord
+from tidegate.core.release import BentoRef, RegistryRef, ReleaseRecord, is_release_id, record_content
 from tidegate.core.verdict import Verdict
 from tidegate.documents import read_yaml
 from tidegate.errors import Refused
@@ -120,10 +120,10 @@ def package(
 def same_release(layout: Layout, record: ReleaseRecord) -> ReleaseRecord | None:
     """Return the record of the same commit, version, files and Bento that exists already, or None."""
     for path in sorted(layout.record("any").parent.glob("*.yaml")):
-        if path.name.endswith(".rejected.yaml"):
+        if not is_release_id(path.stem):  # a rejection or images
             continue
         other = parse_record(path.read_text(), path.relative_to(layout.checkout).as_posix())
-        same = msgspec.structs.replace(record, pipeline=other.pipeline, gates=other.gates, image=other.image)
+        same = msgspec.structs.replace(record, pipeline=other.pipeline, gates=other.gates)
         if same == other:
             return other
     return None
@@ -281,9 +281,8 @@ def _again(layout: Layout, gate: str) -> str:
 # ---------------------------------------------------------------- the record
 def record_text(record: ReleaseRecord) -> str:
     """Return a record as the YAML that is committed."""
-    content = {key: value for key, value in msgspec.to_builtins(record).items() if value is not None}
     head = f"# Release {record.id} of {record.model}: immutable. Written by `tidegate package`.\n"
-    return head + yaml.safe_dump(content, sort_keys=False, width=200)
+    return head + yaml.safe_dump(record_content(record), sort_keys=False, width=200)
 
 
 def write_record(layout: Layout, record: ReleaseRecord) -> Path:

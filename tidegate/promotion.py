@@ -153,6 +153,7 @@ def promote(
     text = known or record or ""
     config.parse_record(text, target.record)  # its content must have the id that is promoted
     branch_files = {} if known else _record_files(origin, main, target, text)
+    branch_files |= _images_file(origin, main, target)
     forgiven = [target.rejection] if rejected is not None else []
     _push_branch(origin, main, target, branch_files, forgiven)
     facts = core.facts(target, msgspec.to_builtins(config.read_record(text, target.record)), now_there)
@@ -166,6 +167,16 @@ def _record_files(origin: Origin, main: str, target: Target, record: str) -> dic
     if lock.is_file() and lock.read_text() != origin.read(main, "dvc.lock"):
         files["dvc.lock"] = lock.read_text()
     return files
+
+
+def _images_file(origin: Origin, main: str, target: Target) -> dict[str, str]:
+    """Return the file of the release's images, if `tidegate image` wrote it here and main has none."""
+    path = origin.checkout / target.images
+    if not path.is_file() or origin.read(main, target.images) is not None:
+        return {}
+    text = path.read_text()
+    config.parse_images(text, target.images)  # never push what the agent can't read
+    return {target.images: text}
 
 
 def _push_branch(

@@ -37,6 +37,8 @@ def parse(path: str, text: str) -> None:
     elif path.endswith(".rejected.yaml"):
         value, lines = read_yaml(text, path)
         convert(value, config.Rejection, where=path, lines=lines)
+    elif path.endswith(".images.yaml"):
+        config.parse_images(text, path)
     elif path.endswith("platform.yaml"):
         value, lines = read_yaml(text, path)
         convert(value, config.Platform, where=path, lines=lines)

@@ -43,6 +43,11 @@ class Target:
         return f"envs/releases/{self.model}/{self.release}.yaml"
 
     @property
+    def images(self) -> str:
+        """Where the digests of its images are, if some were made."""
+        return f"envs/releases/{self.model}/{self.release}.images.yaml"
+
+    @property
     def rejection(self) -> str:
         """Where its rejection is, if it was rejected."""
         return f"envs/releases/{self.model}/{self.release}.rejected.yaml"

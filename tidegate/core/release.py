@@ -27,13 +27,27 @@ class BentoRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     digest: str
 
 
+class ImageRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A container image of a release: `id` is `sha256:…` of its configuration, `base` what it was built on.
+
+    `base` is the base image's name, `base_id` that image's id.
+    """
+
+    name: str
+    id: str
+    base: str
+    base_id: str
+
+
 class ReleaseRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What one release is made of; immutable, and identified by its content.
 
     `commit` is the git commit (40 hex), `pipeline` the sha256 of those stages of dvc.lock that the model's
     files come from, `artifact` the sha256 of the model's files, `gates` each gate's verdict plus `report`,
     the sha256 of their reports; `rows` how many rows of each split it was made of, which the next candidate's
-    data gate compares its own with.
+    data gate compares its own with. `images` holds the images made of the release, by variant (`cpu`, `gpu`);
+    they name the release that they are of, so they are no part of what identifies it, and their file lies
+    beside the record's.
     """
 
     model: str
@@ -43,13 +57,19 @@ class ReleaseRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     artifact: str
     bento: BentoRef
     gates: Mapping[str, str]
-    image: str | None = None
     rows: Mapping[str, int] | None = None
+    images: Mapping[str, ImageRef] | None = None
 
     @property
     def id(self) -> str:
         """The release's id: 12 hex digits of the sha256 of its canonical content."""
-        return release_id(msgspec.to_builtins(self))
+        return release_id(record_content(self))
+
+
+def record_content(record: ReleaseRecord) -> dict[str, Any]:
+    """Return what a record's own file says: all of it but the images, absent fields left out."""
+    content: dict[str, Any] = msgspec.to_builtins(record)
+    return {key: value for key, value in content.items() if key != "images" and value is not None}
 
 
 def canonical(content: Mapping[str, Any]) -> bytes:
