@@ -23,7 +23,7 @@ from tidegate import planes
 from tidegate.adapters.supervisor import SupervisorWorkloads
 from tidegate.core.release import copy_of
 from tidegate.errors import PlatformError, ReleaseNotFound, Unreachable
-from tidegate.machine.placements import Placed, Placements
+from tidegate.machine.placements import Placed, Placements, programs
 from tidegate.machine.processes import is_free
 from tidegate.machine.supervisord import Supervisord
 from tidegate.machine.targets import Targets
@@ -290,9 +290,9 @@ def test_warm_up_says_what_it_is(plane: Plane, real: SupervisorWorkloads) -> Non
         (known,) = placed.read().values()
         port = int(seen.endpoint.rsplit(":", 1)[1])
         moved = replace(known, ports=(port,))
-        placed.write(moved, tiny_command)
+        placed.write(moved, programs(placed, moved, tiny_command))
         real.warm("toy", found.release)
-        placed.write(known, tiny_command)
+        placed.write(known, programs(placed, known, tiny_command))
     assert [(r.path, r.headers["x-tidegate-warm"]) for r in seen.received] == [("/predict", "1")] * 2
 
 

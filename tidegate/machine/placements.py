@@ -2,7 +2,8 @@
 
 `workloads/<model>.<release>.conf` is supervisord's configuration and the adapter's memory at once, so
 that the two can't disagree: the first line holds record, ports, whether it is a copy, and a digest of the
-rest. A file that is not whole (edited, half-written) counts as none.
+rest. A file that is not whole (edited, half-written) counts as none. What containers serve lies in a folder
+of its own, named after their engine, where supervisord does not look; such a file has a first line only.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from tidegate.machine.supervisord import program
 Command = Callable[[ReleaseRecord, int], tuple[Sequence[str], Mapping[str, str]]]
 ANSWERS = "TIDEGATE_ANSWERS"  # names a replica's folder for its answers to journaled requests
 STOP_GRACE = 15  # seconds that the requests in flight have
+WORKLOADS = "workloads"  # the folder of what supervisord keeps
 _HEAD = "; tidegate "
 
 
@@ -51,11 +53,16 @@ class Placed:
 
 
 class Placements:
-    """The files of one plane's folder."""
+    """The files of one plane's folder; `kept` is the folder in it, named after who keeps the replicas."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, kept: str = WORKLOADS) -> None:
         self._folder = folder
-        self._files = folder / "workloads"
+        self._files = folder / kept
+
+    @property
+    def folder(self) -> Path:
+        """The plane's folder."""
+        return self._folder
 
     def log(self, name: str) -> Path:
         """Return where a program's output goes."""
@@ -79,26 +86,9 @@ class Placements:
                 found[placed.record.model, placed.release] = placed
         return found
 
-    def write(self, placed: Placed, command: Command) -> None:
-        """Store a placement."""
+    def write(self, placed: Placed, body: str = "") -> None:
+        """Store a placement; `body` is what supervisord reads of it. Raises PlatformError."""
         self.tidy()
-        sections = []
-        for name, port in zip(placed.programs, placed.ports, strict=True):
-            words, environment = command(placed.record, port)
-            sections.append(
-                program(
-                    name,
-                    words,
-                    log=self.log(name),
-                    environment={**environment, ANSWERS: str(self.answers), **self.mark(name)},
-                    # A replica needs seconds to load before it can fail: whoever exits within 20 s is
-                    # retried with a growing pause instead of at once.
-                    startsecs=20,
-                    startretries=60,
-                    stopwaitsecs=STOP_GRACE,
-                )
-            )
-        body = "\n".join(sections)
         head = {"record": msgspec.to_builtins(placed.record), "ports": placed.ports, "sha256": _digest(body)}
         if placed.copy:
             head["copy"] = True
@@ -124,6 +114,27 @@ class Placements:
 
     def _path(self, name: str) -> Path:
         return self._files / f"{name}.conf"
+
+
+def programs(placements: Placements, placed: Placed, command: Command) -> str:
+    """Return a release's sections of supervisord's configuration. Raises what `command` raises."""
+    sections = []
+    for name, port in zip(placed.programs, placed.ports, strict=True):
+        words, environment = command(placed.record, port)
+        sections.append(
+            program(
+                name,
+                words,
+                log=placements.log(name),
+                environment={**environment, ANSWERS: str(placements.answers), **placements.mark(name)},
+                # A replica needs seconds to load before it can fail: whoever exits within 20 s is
+                # retried with a growing pause instead of at once.
+                startsecs=20,
+                startretries=60,
+                stopwaitsecs=STOP_GRACE,
+            )
+        )
+    return "\n".join(sections)
 
 
 def _digest(text: str) -> str:
