@@ -147,7 +147,7 @@ def _stage(source: Source, context: Path) -> None:
 def _check(source: Source) -> None:
     """Raise ConfigError unless the settings can be read, and the file that they say is run is there."""
     from tidegate import settings  # imports BentoML, which asking for a Bento's path must not pay for
-    from tidegate.serving.artifact import model_file
+    from tidegate.serving.provider import model_file
 
     root = source.checkout
     said = settings.load(root, source.model)

@@ -19,7 +19,7 @@ are computed, and what to answer of them. Example:
 BentoML stays the service: its life cycle, `/livez`, `/readyz`, `/metrics` and packaging. What is asked by the
 thousand is answered in front of its middlewares, which cost more than the model itself: see `app`.
 
-- `artifact`: the model's files, verified, and ONNX Runtime
+- `artifact`: the model's files, verified; `provider`: what runs them, the CPU or a GPU, by ONNX Runtime
 - `app`: the ASGI application, what each path does, from bytes to bytes
 - `engine`: from a checked request to a counted answer, the same for every protocol
 - `settings`: what `services/<model>/settings.yaml` may say

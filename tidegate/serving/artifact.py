@@ -10,9 +10,9 @@ from typing import Any
 import msgspec
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 
 from tidegate.files import digest_folder
+from tidegate.serving.provider import Running, Sessions
 from tidegate.serving.settings import Settings
 
 MANIFEST = "artifact.json"  # beside model/ in a Bento: {"model", "version", "digest"}
@@ -60,6 +60,7 @@ class Holdout(msgspec.Struct, frozen=True):
     """What the rows looked like that the model was judged by, beside which callers' are seen."""
 
     score: float | None = None  # the mean
+    range: tuple[float, float] | None = None  # the least and the greatest score
     missing: dict[str, float] = {}  # feature → share of the rows without it
 
     @classmethod
@@ -68,40 +69,35 @@ class Holdout(msgspec.Struct, frozen=True):
         return msgspec.json.decode(path.read_bytes(), type=cls) if path.is_file() else cls()
 
 
-def model_file(folder: Path, variant: str) -> Path:
-    """Return the file of a variant, or `model.onnx` for "". RuntimeError names those that there are."""
-    path = folder / (f"model.{variant}.onnx" if variant else "model.onnx")
-    if not path.is_file():
-        there = ", ".join(sorted(one.name for one in folder.glob("*.onnx"))) or "no .onnx file"
-        raise RuntimeError(
-            f"settings say `variant: {variant}`, but {path.name} is not there; there is {there}"
-        )
-    return path
-
-
 class OnnxModel:
     """An ONNX model; more throughput is more processes: one thread, unless `settings` say more.
 
-    `settings.variant` says which of its files is run. Raises RuntimeError when that one is not there.
+    `settings` say which of its files is run and on what; `running` tells which it is. Raises RuntimeError
+    when a file or a GPU that they ask for is not there.
     """
 
     def __init__(
         self, folder: Path, settings: Settings | None = None, *, output: str = "probabilities"
     ) -> None:
-        settings = settings or Settings()
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = settings.threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3  # converters declare `label` with a wrong shape: a warning a batch
-        self._session = onnxruntime.InferenceSession(
-            str(model_file(folder, settings.variant)), options, providers=["CPUExecutionProvider"]
-        )
-        self._input = self._session.get_inputs()[0].name
+        self._sessions = Sessions(folder, settings or Settings())
+        self._run = self._first
+        self._input = self._sessions.session.get_inputs()[0].name
         self._outputs = [output]
         self.examples: list[dict[str, Any]] = json.loads((folder / "examples.json").read_text())
         self.holdout = Holdout.of(folder / "holdout.json")
 
+    @property
+    def running(self) -> Running:
+        """What runs it, and which of its files."""
+        return self._sessions.running
+
     def __call__(self, rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Return the model's output for float32 rows [n, features]."""
-        result: npt.NDArray[np.float32] = self._session.run(self._outputs, {self._input: rows})[0]
+        result: npt.NDArray[np.float32] = self._run(self._outputs, {self._input: rows})[0]
         return result
+
+    def _first(self, outputs: list[str], feed: dict[str, Any]) -> list[Any]:
+        """Run it for the first time: from then on by the session that could."""
+        found = self._sessions.run(outputs, feed)
+        self._run = self._sessions.session.run
+        return found

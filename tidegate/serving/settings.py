@@ -9,7 +9,7 @@ import difflib
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import yaml
@@ -78,6 +78,31 @@ class Log(_Part, frozen=True):
     ] = 16.0
 
 
+class Gpu(_Part, frozen=True):
+    """What a GPU runs and may take, where one is used."""
+
+    device: Annotated[int, Meta(ge=0, le=255, description="its number, as `nvidia-smi` counts")] = 0
+    memory_limit_mb: Annotated[
+        int, Meta(ge=0, le=1 << 20, description="of ONNX Runtime's arena; 0 is no limit")
+    ] = 0
+    variant: Annotated[
+        str,
+        Meta(
+            pattern=r"^([a-z0-9]+)?$",
+            description="which of the model's files a GPU runs; `model.onnx` where it has no such file",
+        ),
+    ] = "fp16"
+    arena: Annotated[
+        Literal["exact", "doubling"],
+        Meta(description="how memory is taken: as asked for, or ever twice that"),
+    ] = "exact"
+    convolutions: Annotated[
+        Literal["heuristic", "exhaustive", "default"],
+        Meta(description="how cuDNN looks for a way; `exhaustive` tries all at each new shape"),
+    ] = "heuristic"
+    tf32: Annotated[bool, Meta(description="true lets float32 be multiplied with 10 bits' precision")] = False
+
+
 class Settings(_Part, frozen=True):
     """How one model is served."""
 
@@ -92,6 +117,11 @@ class Settings(_Part, frozen=True):
         tuple[Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")], ...],
         Meta(description="what this service needs beside the shell's own; pinned by requirements.lock"),
     ] = ()
+    provider: Annotated[
+        Literal["auto", "cpu", "cuda"],
+        Meta(description="`auto` takes a GPU where there is one; `cuda` does not start without"),
+    ] = "auto"
+    gpu: Gpu = Gpu()
     threads: Annotated[int, Meta(ge=1, le=256, description="of ONNX Runtime in one process")] = 1
     workers: Annotated[int, Meta(ge=1, le=256, description="processes of `bentoml serve`")] = 1
     batching: Batching = Batching()
