@@ -1,8 +1,8 @@
 """Is the data what the model was made for?
 
 Schema and types, ranges, nulls, duplicates, volume (its own, and beside the rows that production's release
-was made of), rate of the label, columns that tell the label alone, and overlap between train and holdout,
-in time and by row.
+was made of), the label (shares of classes, a number's mean and range, what there is to rank in a group),
+columns that tell the label alone, and overlap between train and holdout, in time and by row.
 """
 
 from __future__ import annotations
@@ -15,16 +15,20 @@ import msgspec
 
 from tidegate import frames, gating
 from tidegate.core import columns as content
-from tidegate.core import gate, leakage
+from tidegate.core import gate, labels, leakage
 from tidegate.core.exhibits import Chart, Series, Table
+from tidegate.core.task import Declaration
 from tidegate.core.verdict import Finding
+from tidegate.errors import ConfigError
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 SPLITS = ("train", "holdout")
+# What a column's leakage is called, by task: all go from 0.5 to 1; see core.leakage.
+MEASURED = {"classification": "AUC", "regression": "concordance", "ranking": "concordance"}
 
 
 class Leakage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`limit`: how well (AUC) one column may rank the label alone, on `rows` of train drawn by `seed`."""
+    """`limit`: how well one column may rank the label alone (core.leakage), on `rows` of train by `seed`."""
 
     limit: Annotated[float, msgspec.Meta(ge=0.5, le=1)]
     rows: Count
@@ -38,8 +42,8 @@ class MinRows(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     holdout: Count
 
 
-class DataSettings(gating.Settings, frozen=True):
-    """The `data` section.
+class DataSettings(gating.Settings, labels.Expected, frozen=True, kw_only=True):
+    """The `data` section; what labels are held to is in `labels.Expected`.
 
     `ordered_by` names a column in which train must end before holdout begins (null: rows have no order);
     `key` the columns that make a row what it is (all, when there are none); `duplicates` and `overlap` the
@@ -48,8 +52,6 @@ class DataSettings(gating.Settings, frozen=True):
     """
 
     min_rows: MinRows
-    label: str
-    label_rate: content.Range
     ordered_by: str | None
     columns: Mapping[str, content.Column]
     duplicates: content.Share
@@ -60,11 +62,11 @@ class DataSettings(gating.Settings, frozen=True):
 
     def __post_init__(self) -> None:
         """Refuse ranges that hold nothing."""
-        content.check_range("label_rate", self.label_rate)
+        labels.Expected.__post_init__(self)
         content.check_range("volume", self.volume)
 
 
-def look_at(split: str, frame: Any, settings: DataSettings) -> list[Finding]:
+def look_at(split: str, frame: Any, settings: DataSettings, declared: Declaration) -> list[Finding]:
     """Return the findings of one split."""
     known = {name: spec for name, spec in settings.columns.items() if name in frame}
     volume = gate.at_least(f"{split}: rows", len(frame), getattr(settings.min_rows, split))
@@ -78,15 +80,19 @@ def look_at(split: str, frame: Any, settings: DataSettings) -> list[Finding]:
         findings.append(gate.at_most(f"{split}: {name} nulls", nulls, spec.nulls))
         if spec.mean:
             findings.append(gate.within(f"{split}: {name} mean", mean(frame, name), *spec.mean))
-    findings.append(_duplicates(split, frame, settings))
-    return [
-        *findings,
-        gate.within(f"{split}: rate of {settings.label}", mean(frame, settings.label), *settings.label_rate),
-    ]
+    return [*findings, _duplicates(split, frame, settings), *labelled(split, frame, settings, declared)]
+
+
+def labelled(split: str, frame: Any, settings: DataSettings, declared: Declaration) -> list[Finding]:
+    """Return the findings on a split's labels."""
+    if declared.label not in frame:
+        return [gate.error(f"{split}: label", f"{split}: there is no label `{declared.label}` to look at")]
+    groups = frame[declared.group].to_numpy() if declared.group in frame else None
+    return labels.findings(split, frame[declared.label].to_numpy(), groups, declared, settings)
 
 
 def mean(frame: Any, name: str) -> float | None:
-    """Return a column's mean (the rate of a label), or None where there is no such column of numbers."""
+    """Return a column's mean, or None where there is no such column of numbers."""
     if name not in frame or not content.is_numeric(frame[name]):
         return None
     return float(frame[name].mean())
@@ -141,29 +147,49 @@ def _end(frame: Any, name: str, which: str) -> str | None:
     return str(getattr(values, which)()) if len(values) else None
 
 
-def telling(train: Any, settings: DataSettings) -> dict[str, float]:
-    """Return column → how well it ranks the label alone, on a seeded sample of train."""
-    limits, label = settings.leakage, settings.label
-    taken = train.sample(min(limits.rows, len(train)), random_state=limits.seed)
+def telling(train: Any, settings: DataSettings, declared: Declaration) -> dict[str, float]:
+    """Return column → how well it ranks the label alone, on a seeded sample of train.
+
+    A ranking's sample is one of whole groups: within those its rows are compared.
+    """
+    limits, label, group = settings.leakage, declared.label, declared.group
+    if group:
+        names = train[group].drop_duplicates().sample(frac=1, random_state=limits.seed)
+        sizes = train[group].value_counts()[names].cumsum().to_numpy()
+        taken = train[train[group].isin(names[sizes <= max(limits.rows, sizes[0])])]
+    else:
+        taken = train.sample(min(limits.rows, len(train)), random_state=limits.seed)
     return leakage.each_alone(
         taken[label].to_numpy(),
-        {name: taken[name].to_numpy() for name in taken if name != label},
+        {name: taken[name].to_numpy() for name in taken if name not in (label, group)},
         limits.seed,
+        classes=declared.classes,
+        groups=taken[group].to_numpy() if group else None,
     )
 
 
-def leaks(train: Any, settings: DataSettings) -> tuple[list[Finding], list[Table], list[Chart]]:
+def leaks(
+    train: Any, settings: DataSettings, declared: Declaration
+) -> tuple[list[Finding], list[Table], list[Chart]]:
     """Return the findings on columns that tell the label alone, with their table and chart."""
-    limit, label = settings.leakage.limit, settings.label
-    if mean(train, label) is None:
-        return [gate.error("leakage", f"leakage: train has no label `{label}` to look at")], [], []
-    found = telling(train, settings)
-    findings = [gate.at_most(f"leakage: AUC of {name} alone", value, limit) for name, value in found.items()]
+    limit, label = settings.leakage.limit, declared.label
+    for name in filter(None, (label, declared.group)):
+        if name not in train or not len(train[name].dropna()):
+            return [gate.error("leakage", f"leakage: train has no `{name}` to look at")], [], []
+    if not declared.classes and not content.is_numeric(train[label]):
+        return [gate.error("leakage", f"leakage: the label `{label}` is no number in train")], [], []
+    found = telling(train, settings, declared)
+    word = MEASURED[declared.task]
+    findings = [
+        gate.at_most(f"leakage: {word} of {name} alone", value, limit) for name, value in found.items()
+    ]
+    if not found:
+        findings.append(gate.error("leakage", "leakage: train has no column beside the label"))
     title = f"What each column alone tells of {label}"
     rows = tuple((name, value, limit) for name, value in found.items())
-    table = Table(title, ("column", "AUC", "limit"), rows)
-    bars = Series("AUC", tuple(found), tuple(found.values()))
-    return findings, [table], [Chart(title, "bar", (bars,), "column", "AUC (0.5: nothing)")]
+    table = Table(title, ("column", word, "limit"), rows)
+    bars = Series(word, tuple(found), tuple(found.values()))
+    return findings, [table], [Chart(title, "bar", (bars,), "column", f"{word} (0.5: nothing)")]
 
 
 def volume(subject: gating.Subject[DataSettings], rows: Mapping[str, int]) -> list[Finding]:
@@ -186,15 +212,19 @@ def volume(subject: gating.Subject[DataSettings], rows: Mapping[str, int]) -> li
 
 
 def look(subject: gating.Subject[DataSettings]) -> gating.Looked:
-    """Look at the train and holdout splits."""
-    settings = subject.settings
+    """Look at the train and holdout splits. Raises ConfigError for limits of another task's labels."""
+    settings, declared = subject.settings, subject.declared
+    if wrong := labels.misfit(settings, declared):
+        raise ConfigError(wrong, f"Correct `gates.data` of {subject.model}.", where="params.yaml")
     splits = {split: frames.read(subject.data(split)) for split in SPLITS}
     rows = {split: len(frame) for split, frame in splits.items()}
-    findings = [found for split, frame in splits.items() for found in look_at(split, frame, settings)]
+    findings = [
+        found for split, frame in splits.items() for found in look_at(split, frame, settings, declared)
+    ]
     if not all(rows.values()):
         return gating.Looked(findings, {"rows": rows})
     findings += volume(subject, rows) + overlap(splits["train"], splits["holdout"], settings)
-    found, tables, charts = leaks(splits["train"], settings)
+    found, tables, charts = leaks(splits["train"], settings, declared)
     measurements = {"rows": rows, "sampled for leakage": min(settings.leakage.rows, rows["train"])}
     return gating.Looked([*findings, *found], measurements, (), charts, tables)
 

@@ -86,3 +86,14 @@ def test_shared_takes_columns_of_different_types() -> None:
     """Text in one frame and numbers in the other are different, and no error."""
     earlier, later = rows(9), rows(9).astype({"flight": str})
     assert shared(earlier, later, ("flight",)) == 0
+
+
+def test_a_texts_length_is_a_rule_of_texts() -> None:
+    """Too short and too long each break it, an unknown text does not; a number has no length."""
+    texts = pd.DataFrame({"note": ["a", "bb", None, "ccc", "dddd"]})
+    assert broken_rows(texts, {"note": Column("text", length=(2, 3))}) == {"note": 2}
+    for rule in ({"length": (1, 2)}, {"pattern": "^a"}, {"among": ("a",)}):
+        with pytest.raises(ValueError, match=f"`{next(iter(rule))}` is a rule for text"):
+            Column("number", **rule)
+    with pytest.raises(ValueError, match="lower first"):
+        Column("text", length=(3, 2))

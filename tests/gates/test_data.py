@@ -14,11 +14,11 @@ import pytest
 from gates import data
 from tests.builders import GateRoom, record
 from tidegate import documents, report
+from tidegate.core.task import Declaration
 from tidegate.core.verdict import Verdict, worst
 
 SETTINGS: dict[str, Any] = {
     "min_rows": {"train": 50, "holdout": 20},
-    "label": "late",
     "label_rate": [0.2, 0.6],
     "ordered_by": "date",
     "duplicates": 0,
@@ -64,7 +64,8 @@ def room(tmp_path: Path) -> GateRoom:
 def verdict_of(changed: pd.DataFrame) -> tuple[Verdict, str]:
     """Return the verdict on one split, and what decided it."""
     settings = documents.convert(SETTINGS, data.DataSettings, where="test")
-    found = data.look_at("train", changed, settings)
+    declared = Declaration("classification", "late", "probability")
+    found = data.look_at("train", changed, settings, declared)
     return worst(f.verdict for f in found), "; ".join(
         f.reason for f in found if f.verdict is not Verdict.PASS
     )
@@ -170,7 +171,9 @@ def test_too_few_rows_fail() -> None:
             {name: value for name, value in SETTINGS.items() if name != "ordered_by"},
             "`ordered_by` is missing",
         ),
-        ({**SETTINGS, "label": "gone"}, "there is no number"),
+        ({**SETTINGS, "label": "late"}, "unknown key `label`"),
+        ({**SETTINGS, "label_mean": [0, 1]}, "`label_mean` is nothing of a classification's labels"),
+        ({**SETTINGS, "label_rate": {"late": [0, 1]}}, "`label_rate` must be one range"),
     ],
 )
 def test_settings_that_compare_nothing_are_an_error(
@@ -315,3 +318,185 @@ def test_another_unit_fails_by_its_mean(room: GateRoom, monkeypatch: pytest.Monk
     assert code == 1
     assert "holdout: temp mean" in reasons
     assert "values" not in reasons
+
+
+# ---------------------------------------------------------------- other tasks, on scikit-learn's own data
+CLASSES = ["setosa", "versicolor", "virginica"]
+IRIS: dict[str, Any] = {"task": "classification", "label": "species", "prediction": CLASSES}
+DIABETES: dict[str, Any] = {"task": "regression", "label": "progression", "prediction": "progression_guess"}
+SHELF: dict[str, Any] = {"task": "ranking", "label": "grade", "prediction": "score", "group": "query"}
+COMMON: dict[str, Any] = {
+    "min_rows": {"train": 50, "holdout": 20},
+    "ordered_by": None,
+    "duplicates": 0.1,
+    "overlap": 0.1,
+    "volume": [0.5, 2],
+}
+
+
+def iris() -> tuple[dict[str, Any], pd.DataFrame]:
+    """Iris as a text-labelled classification: its settings and rows; one column tells nearly everything."""
+    from sklearn.datasets import load_iris
+
+    known = load_iris(as_frame=True)
+    rows = known.data.rename(columns=lambda name: name.replace(" (cm)", "").replace(" ", "_"))
+    rows["species"] = np.array(CLASSES)[known.target]
+    columns = {name: {"type": "number", "within": [0, 10]} for name in rows if name != "species"}
+    columns["species"] = {"type": "text", "among": CLASSES, "length": [6, 10]}
+    rates = {name: [0.2, 0.5] for name in CLASSES}
+    leakage = {"limit": 0.999, "rows": 1000, "seed": 1}
+    return {**COMMON, "columns": columns, "label_rate": rates, "leakage": leakage}, rows
+
+
+def diabetes() -> tuple[dict[str, Any], pd.DataFrame]:
+    """Diabetes as a regression: its settings and rows; the body mass index alone ranks at about 0.68."""
+    from sklearn.datasets import load_diabetes
+
+    known = load_diabetes(as_frame=True)
+    rows = known.data.assign(progression=known.target)
+    columns = {name: {"type": "number", "within": [-1, 1]} for name in known.data}
+    columns["progression"] = {"type": "number", "within": [1, 400]}
+    leakage = {"limit": 0.8, "rows": 1000, "seed": 1}
+    label = {"label_mean": [120, 180], "label_within": [1, 400]}
+    return {**COMMON, "columns": columns, **label, "leakage": leakage}, rows
+
+
+def shelf() -> tuple[dict[str, Any], pd.DataFrame]:
+    """A ranking of five of the diabetes rows at a time, by how far the disease went, in four grades."""
+    _, rows = diabetes()
+    rows["grade"] = pd.qcut(rows.pop("progression"), 4, labels=False)
+    rows["query"] = [f"q{place // 5}" for place in range(len(rows))]
+    columns = {name: {"type": "number"} for name in rows if name not in ("grade", "query")}
+    columns |= {"grade": {"type": "int"}, "query": {"type": "text"}}
+    label = {"label_within": [0, 3], "group_rows": [4, 6], "flat_groups": 0.1}
+    leakage = {"limit": 0.8, "rows": 1000, "seed": 1}
+    return {**COMMON, "columns": columns, **label, "leakage": leakage}, rows
+
+
+Change = Any
+TASKS: dict[str, tuple[dict[str, Any], Any, dict[str, tuple[Change, str]]]] = {
+    "classes": (
+        IRIS,
+        iris,
+        {
+            "a class nobody declared": (
+                lambda f: f.assign(species=f["species"].replace("setosa", "rose")),
+                "species that is no class",
+            ),
+            "a class that is gone": (
+                lambda f: f[f["species"] != "virginica"],
+                "train: rate of virginica 0 is",
+            ),
+            "no label": (lambda f: f.assign(species=None), "species that is no class: 1"),
+            "a column that is the label": (
+                lambda f: f.assign(petal_width=f["species"].map({n: i for i, n in enumerate(CLASSES)}) * 1.0),
+                "leakage: AUC of petal_width alone 1 > limit 0.999",
+            ),
+        },
+    ),
+    "a number": (
+        DIABETES,
+        diabetes,
+        {
+            "another unit": (lambda f: f.assign(progression=f["progression"] / 10), "mean progression"),
+            "one beyond": (
+                lambda f: f.assign(progression=f["progression"].where(f.index != f.index[3], 900)),
+                "train: greatest progression 900 is not within 1 to 400",
+            ),
+            "one for all": (
+                lambda f: f.assign(progression=150.0),
+                "train: different progression 1 < limit 2",
+            ),
+            "no number": (lambda f: f.assign(progression="high"), "progression that is no number"),
+            "a column that is the label": (
+                lambda f: f.assign(bp=f["progression"] / 1000 + 0.001),
+                "leakage: concordance of bp alone",
+            ),
+        },
+    ),
+    "grades in groups": (
+        SHELF,
+        shelf,
+        {
+            "nothing to rank": (lambda f: f.assign(grade=1), "train: groups of one label 1 > limit 0.1"),
+            "half a grade": (lambda f: f.assign(grade=f["grade"] + 0.5), "no whole number from 0"),
+            "rows of their own": (
+                lambda f: f.assign(query=[str(one) for one in range(len(f))]),
+                "train: rows of a group 1 is not within 4 to 6",
+            ),
+            "a column that is the label": (
+                lambda f: f.assign(bp=f["grade"] / 10.0),
+                "leakage: concordance of bp alone 1 > limit 0.8",
+            ),
+        },
+    ),
+}
+
+
+def of_task(name: str, root: Path, **over: Any) -> tuple[GateRoom, pd.DataFrame]:
+    """Return a checkout of a model of this task, and the rows of train."""
+    declared, make, _ = TASKS[name]
+    settings, rows = make()
+    made = GateRoom(root, "data", settings | over, declared)
+    (made.root / "envs" / "production").mkdir(parents=True)
+    (made.root / "envs" / "production" / "release.yaml").write_text("models: {}\n")
+    groups = rows[declared["group"]] if "group" in declared else pd.Series(range(len(rows)), index=rows.index)
+    chosen = groups.isin(groups.drop_duplicates().sample(frac=0.7, random_state=1))
+    rows[chosen].to_parquet(made.data / "train.parquet", index=False)
+    rows[~chosen].to_parquet(made.data / "holdout.parquet", index=False)
+    return made, rows[chosen].reset_index(drop=True)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_good_labels_of_each_task_pass(task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Iris as three classes in text, diabetes as a number, and as grades in groups: none is held back."""
+    room, _ = of_task(task, tmp_path)
+    assert failing(room, monkeypatch) == (0, "")
+
+
+@pytest.mark.parametrize(("task", "fault"), [(task, fault) for task, of in TASKS.items() for fault in of[2]])
+def test_bad_labels_of_each_task_fail(
+    task: str, fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is told by name: a class, a unit, a constant, a group, and a column that is the label."""
+    room, train = of_task(task, tmp_path)
+    change, says = TASKS[task][2][fault]
+    change(train).to_parquet(room.data / "train.parquet", index=False)
+    code, reasons = failing(room, monkeypatch)
+    assert (code, says in reasons) == (1, True), reasons
+
+
+@pytest.mark.parametrize(
+    ("task", "over", "says"),
+    [
+        ("classes", {"label_rate": [0, 1]}, "`label_rate` must be a range for each class"),
+        ("classes", {"label_rate": {"setosa": [0, 1]}}, "versicolor, virginica"),
+        ("a number", {"label_rate": [0, 1]}, "`label_rate` is nothing of a regression's labels"),
+        ("a number", {"label_mean": None}, "`label_mean` is missing"),
+        ("grades in groups", {"group_rows": None}, "`group_rows` is missing"),
+        ("grades in groups", {"label_within": [3, 0]}, "lower first"),
+    ],
+)
+def test_limits_of_another_tasks_labels_are_an_error(
+    task: str, over: dict[str, Any], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What can't be meant of this model's labels is refused before any row is read."""
+    code, reasons = failing(of_task(task, tmp_path, **over)[0], monkeypatch)
+    assert (code, says in reasons) == (3, True), reasons
+
+
+def test_free_text_is_held_by_its_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty text and one that goes on and on are each counted; texts of fitting length are not."""
+    settings, rows = iris()
+    words = [f"a note, number {place}" for place in range(len(rows))]
+    columns = {**settings["columns"], "note": {"type": "text", "length": [1, 40]}}
+    room, train = of_task("classes", tmp_path, columns=columns)
+    holdout = pd.read_parquet(room.data / "holdout.parquet")
+    holdout.assign(note=words[: len(holdout)]).to_parquet(room.data / "holdout.parquet")
+    train["note"] = words[-len(train) :]
+    train.to_parquet(room.data / "train.parquet")
+    assert failing(room, monkeypatch) == (0, "")
+    train.loc[3, "note"], train.loc[4, "note"] = "", "x" * 41
+    train.to_parquet(room.data / "train.parquet")
+    count = len(train)
+    assert failing(room, monkeypatch) == (1, f"train: note values: 2 of {count} rows failed, limit 0")

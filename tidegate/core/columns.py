@@ -10,6 +10,7 @@ import msgspec
 
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Range = tuple[float, float]
+Characters = Annotated[int, msgspec.Meta(ge=0)]
 
 
 def check_range(name: str, ends: Range | None) -> None:
@@ -22,6 +23,7 @@ class Column(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What one column may hold; `nulls` is the largest share of nulls, `within` both ends included.
 
     `mean` is where the mean of its known values must lie: other units are in range row by row, and not there.
+    `length` is the least and greatest number of characters of a text.
     """
 
     type: Literal["text", "int", "number", "flag"]
@@ -30,11 +32,15 @@ class Column(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     mean: Range | None = None
     pattern: str = ""
     among: tuple[str, ...] = ()
+    length: tuple[Characters, Characters] | None = None
 
     def __post_init__(self) -> None:
         """Refuse a range that holds nothing."""
         check_range("within", self.within)
         check_range("mean", self.mean)
+        check_range("length", self.length)
+        if self.type != "text" and (wrong := [n for n in ("length", "pattern", "among") if getattr(self, n)]):
+            raise ValueError(f"`{wrong[0]}` is a rule for text, and the column's type is {self.type}")
 
 
 def is_kind(values: Any, kind: str) -> bool:
@@ -84,6 +90,7 @@ def _schema(columns: Mapping[str, Column]) -> Any:
             *([pa.Check.in_range(*spec.within, name="within")] if spec.within else []),
             *([pa.Check.str_matches(spec.pattern, name="pattern")] if spec.pattern else []),
             *([pa.Check.isin(spec.among, name="among")] if spec.among else []),
+            *([pa.Check.str_length(*spec.length, name="length")] if spec.length else []),
         ]
 
     return pa.DataFrameSchema({k: pa.Column(None, checks(s), nullable=True) for k, s in columns.items()})
