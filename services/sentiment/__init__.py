@@ -1,0 +1,1 @@
+"""The service that says whether a text is negative, neutral or positive."""
