@@ -211,7 +211,7 @@ def _raw(texts: list[tuple[str, str, Any]]) -> pd.DataFrame:
 
 
 def test_a_text_is_learnt_once_and_only_with_one_label() -> None:
-    """Copies and retweets are dropped; texts under two labels are out, as are those of too little confidence."""
+    """Copies and retweets are dropped; texts under two labels are out, and those nobody was sure of."""
     rows = prepare.rows_of(
         _raw(
             [
