@@ -1,4 +1,4 @@
-"""A release in 30 lines: `tiny_server.py PORT RELEASE`. The path says how it behaves.
+"""A release in 30 lines: `tiny_server.py PORT RELEASE [HOST]`. The path says how it behaves.
 
 `/slow0.3` answers after 0.3 s, `/fail500` with that status, `/exit` kills the process; any other path
 is answered at once. `/readyz` is ready.
@@ -7,6 +7,7 @@ is answered at once. `/readyz` is ready.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -43,5 +44,8 @@ class Server(ThreadingHTTPServer):
 
 
 if __name__ == "__main__":
+    signal.signal(
+        signal.SIGTERM, lambda *_: os._exit(0)
+    )  # said, since a container's first process has no default
     print(f"serving {sys.argv[2]} on {sys.argv[1]}", flush=True)
-    Server(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+    Server(((sys.argv[3:] or ["127.0.0.1"])[0], int(sys.argv[1])), Handler).serve_forever()

@@ -40,14 +40,18 @@ class RouterSpec(_Spec, frozen=True):
 
 
 class WorkloadsSpec(_Spec, frozen=True):
-    """How releases run; `replicas` processes a release.
+    """How releases run; `replicas` processes (`supervisor`) or containers (`podman`, `docker`) a release.
 
-    Beside what Git asks for, so many releases of a model may be `loaded` by people, and take so much memory
-    together (measured; in millions of bytes).
+    A container may take `memory` (`512m`, `2g`), `cpus` cores and `gpus` (`all`, or `0,1`); nothing limits a
+    process. Beside what Git asks for, so many releases of a model may be `loaded` by people, and take so much
+    memory together (measured; in millions of bytes).
     """
 
     adapter: str = "supervisor"
     replicas: int = 1
+    memory: Annotated[str, msgspec.Meta(pattern=r"^([1-9]\d*[bkmg])?\Z")] = ""
+    cpus: Annotated[float, msgspec.Meta(ge=0, le=1024)] = 0.0
+    gpus: Annotated[str, msgspec.Meta(pattern=r"^(all|\d+(,\d+)*)?\Z")] = ""
     loaded: Annotated[int, msgspec.Meta(ge=0, le=100)] = 2
     loaded_memory_mb: Annotated[float, msgspec.Meta(ge=0, le=1e9)] = 4096.0
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tidegate.adapters.mlflow import MlflowRegistry
     from tidegate.adapters.predictions import PredictionStore
     from tidegate.agent.loop import Ports as AgentPorts
+    from tidegate.machine.containers import Recipe
 
 T = TypeVar("T")
 
@@ -90,7 +91,57 @@ def workloads(spec: config.Platform, where: config.Home) -> ports.Workloads:
             environment=places(spec, where),
         )
 
-    return _choose("workloads", spec.workloads.adapter, {"supervisor": supervisor})
+    def contained() -> ports.Workloads:
+        from tidegate.adapters.containers import ContainerWorkloads
+        from tidegate.machine.containers import mark
+        from tidegate.machine.layout import Layout
+
+        return ContainerWorkloads(
+            where.plane(spec.plane),
+            mark(where.root, spec.plane),
+            recipe(spec, where),
+            bentos_path(spec, where),
+            targets=Layout(where, spec.plane).targets,
+        )
+
+    if spec.workloads.adapter == "supervisor" and any(
+        (spec.workloads.memory, spec.workloads.cpus, spec.workloads.gpus)
+    ):
+        raise ConfigError(
+            "workloads: memory, cpus and gpus are of containers; nothing limits a process",
+            "Take them out, or set `adapter: podman` (or docker).",
+        )
+    known = {"supervisor": supervisor, "podman": contained, "docker": contained}
+    return _choose("workloads", spec.workloads.adapter, known)
+
+
+def in_containers(spec: config.Platform) -> bool:
+    """Tell whether an environment's releases run as containers."""
+    return spec.workloads.adapter in ("podman", "docker")
+
+
+def recipe(spec: config.Platform, where: config.Home) -> Recipe:
+    """Return how an environment's containers run. Raises ConfigError for a place that none can reach."""
+    from tidegate.core.containers import Limits
+    from tidegate.machine.containers import Recipe
+    from tidegate.machine.engine import Engine
+
+    found = places(spec, where)
+    for name, key in (("TIDEGATE_FEATURES", "features"), ("TIDEGATE_CACHE", "cache")):
+        if re.match(r"rediss?://([^@/]*@)?(localhost|127\.|\[::1\])", found.get(name, "")):
+            raise ConfigError(
+                f"stores.{key}: in a container {found[name]} is the container itself",
+                "Give the address by which other machines reach it.",
+            )
+    if (file := found.get("TIDEGATE_FEATURES", "")).startswith("sqlite:"):
+        folder = Path(file.removeprefix("sqlite:///")).parent
+        if where.root == folder or folder in where.root.parents:
+            raise ConfigError(
+                f"stores.features: {folder} holds more than features, and containers would see all of it",
+                "Give the file a folder of its own: sqlite:///{home}/features/features.db.",
+            )
+    limits = Limits(spec.workloads.memory, spec.workloads.cpus, spec.workloads.gpus)
+    return Recipe(Engine(spec.workloads.adapter), limits, spec.images.run, found)
 
 
 def places(spec: config.Platform, where: config.Home) -> dict[str, str]:

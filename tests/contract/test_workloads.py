@@ -17,11 +17,12 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.images import containers_at, image_release, usable
 from tests.planes import Load, Plane, eventually, plane_up, tiny_command, tiny_record, tiny_servers
 from tests.recorders import recorder
 from tidegate import planes
 from tidegate.adapters.supervisor import SupervisorWorkloads
-from tidegate.core.release import copy_of
+from tidegate.core.release import ReleaseRecord, copy_of
 from tidegate.errors import PlatformError, ReleaseNotFound, Unreachable
 from tidegate.machine.placements import Placed, Placements, programs
 from tidegate.machine.processes import is_free
@@ -35,10 +36,12 @@ ONE, TWO = tiny_record(1), tiny_record(2)
 
 @dataclass(frozen=True)
 class Subject:
-    """Workloads where releases run, and where none can be found."""
+    """Workloads where two releases can run, and where none can be found."""
 
     workloads: Workloads
     empty: Workloads
+    one: ReleaseRecord = ONE
+    two: ReleaseRecord = TWO
 
 
 @pytest.fixture(scope="module")
@@ -55,12 +58,23 @@ def real(plane: Plane) -> Iterator[SupervisorWorkloads]:
         workloads.stop(found.model, found.release)
 
 
-@pytest.fixture(params=["fake", "supervisor"])
+@pytest.fixture
+def contained(tmp_path: Path) -> Iterator[Subject]:
+    """Containers of podman; for GPUs no image of theirs was ever built."""
+    if why := usable():
+        pytest.skip(why)
+    with containers_at(tmp_path) as workloads, containers_at(tmp_path / "gpu", gpus="all") as empty:
+        yield Subject(workloads, empty, image_release(1), image_release(2))
+
+
+@pytest.fixture(params=["fake", "supervisor", "podman"])
 def subject(request: pytest.FixtureRequest) -> Subject:
     if request.param == "fake":
         empty = FakeWorkloads()
         empty.available = set()
         return Subject(FakeWorkloads(), empty)
+    if request.param == "podman":
+        return request.getfixturevalue("contained")
     plane: Plane = request.getfixturevalue("plane")
     at = plane.layout
     return Subject(
@@ -84,59 +98,61 @@ def test_nothing_runs_at_first(subject: Subject) -> None:
 
 def test_a_started_release_becomes_ready(subject: Subject) -> None:
     """It is listed with each replica at an endpoint of its own, and ready before long."""
-    subject.workloads.start(ONE, 2)
+    subject.workloads.start(subject.one, 2)
     eventually(lambda: _ready(subject.workloads))
     (found,) = subject.workloads.list()
-    assert (found.model, found.release, len(set(found.endpoints))) == ("toy", ONE.id, 2)
-    subject.workloads.warm("toy", ONE.id)
+    assert (found.model, found.release, len(set(found.endpoints))) == ("toy", subject.one.id, 2)
+    subject.workloads.warm("toy", subject.one.id)
 
 
 def test_starting_again_changes_nothing(subject: Subject) -> None:
     """Every action is idempotent: an agent that resumes may start what it had started."""
-    subject.workloads.start(ONE, 1)
+    subject.workloads.start(subject.one, 1)
     before = _endpoints(subject.workloads)
-    subject.workloads.start(ONE, 1)
+    subject.workloads.start(subject.one, 1)
     assert _endpoints(subject.workloads) == before
 
 
 def test_releases_stand_side_by_side(subject: Subject) -> None:
     """Stopping one leaves the other, and stopping it again does nothing."""
-    subject.workloads.start(ONE, 1)
-    subject.workloads.start(TWO, 1)
-    subject.workloads.stop("toy", ONE.id)
-    subject.workloads.stop("toy", ONE.id)
-    assert [found.release for found in subject.workloads.list()] == [TWO.id]
+    subject.workloads.start(subject.one, 1)
+    subject.workloads.start(subject.two, 1)
+    subject.workloads.stop("toy", subject.one.id)
+    subject.workloads.stop("toy", subject.one.id)
+    assert [found.release for found in subject.workloads.list()] == [subject.two.id]
 
 
 def test_a_copy_stands_beside_its_release(subject: Subject) -> None:
     """It has a name and endpoints of its own, is warmed and stopped by it, and the release goes on."""
-    workloads, copy = subject.workloads, copy_of(ONE.id)
-    workloads.start(ONE, 1)
-    workloads.start(ONE, 2, copy=True)
-    workloads.start(ONE, 2, copy=True)
+    workloads, copy = subject.workloads, copy_of(subject.one.id)
+    workloads.start(subject.one, 1)
+    workloads.start(subject.one, 2, copy=True)
+    workloads.start(subject.one, 2, copy=True)
     eventually(lambda: _ready(workloads))
     found = {each.release: each.endpoints for each in workloads.list()}
-    assert {release: len(endpoints) for release, endpoints in found.items()} == {ONE.id: 1, copy: 2}
-    assert not set(found[ONE.id]) & set(found[copy])
+    assert {release: len(endpoints) for release, endpoints in found.items()} == {subject.one.id: 1, copy: 2}
+    assert not set(found[subject.one.id]) & set(found[copy])
     workloads.warm("toy", copy)
     workloads.stop("toy", copy)
-    assert {each.release: each.endpoints for each in workloads.list()} == {ONE.id: found[ONE.id]}
+    assert {each.release: each.endpoints for each in workloads.list()} == {
+        subject.one.id: found[subject.one.id]
+    }
     with pytest.raises(Unreachable):
         workloads.warm("toy", copy)
 
 
 def test_stopping_a_release_leaves_its_copy(subject: Subject) -> None:
     """Neither's name is taken for the other's."""
-    subject.workloads.start(ONE, 1, copy=True)
-    subject.workloads.start(ONE, 1)
-    subject.workloads.stop("toy", ONE.id)
-    assert [found.release for found in subject.workloads.list()] == [copy_of(ONE.id)]
+    subject.workloads.start(subject.one, 1, copy=True)
+    subject.workloads.start(subject.one, 1)
+    subject.workloads.stop("toy", subject.one.id)
+    assert [found.release for found in subject.workloads.list()] == [copy_of(subject.one.id)]
 
 
 def test_a_release_that_is_not_here_is_named(subject: Subject) -> None:
     """It fails for good, says what to do, and leaves nothing behind."""
     with pytest.raises(ReleaseNotFound) as error:
-        subject.empty.start(ONE, 1)
+        subject.empty.start(subject.one, 1)
     assert error.value.action
     assert list(subject.empty.list()) == []
 
@@ -144,7 +160,7 @@ def test_a_release_that_is_not_here_is_named(subject: Subject) -> None:
 def test_warming_what_does_not_run_is_unreachable(subject: Subject) -> None:
     """The caller learns that nothing was warmed."""
     with pytest.raises(Unreachable):
-        subject.workloads.warm("toy", ONE.id)
+        subject.workloads.warm("toy", subject.one.id)
 
 
 # ---------------------------------------------------------------- supervisord

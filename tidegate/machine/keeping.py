@@ -35,13 +35,16 @@ Rows = Callable[[str], Sequence[Mapping[str, Any]]]
 class Instance:
     """What a keeper knows of one replica: `pid` is 0 when nothing runs.
 
-    `alive` runs or is just starting, `idle` is started by nobody, `said` is why it does not run.
+    `alive` runs or is just starting, `idle` is started by nobody, `said` is why it does not run. `port` is
+    where it was started, 0 where its placement is all that says so; `looping` ends again and again.
     """
 
     pid: int = 0
     alive: bool = False
     idle: bool = False
     said: str = ""
+    port: int = 0
+    looping: bool = False
 
 
 class Keeper(Protocol):
@@ -224,6 +227,8 @@ class Kept:
         if answer == _BUSY and pid == instance.pid and missed + 1 < PATIENT_PROBES:
             self._seen[name] = (pid, missed + 1)
             return Replica(endpoint, ReplicaState.READY, f"busy: {missed + 1} probes without an answer")
+        if instance.looping:
+            return Replica(endpoint, ReplicaState.FAILED, self._keeper.words(name, instance))
         return Replica(endpoint, ReplicaState.STARTING, answer)
 
     def _move(self, found: Placed, name: str, port: int) -> str:
@@ -306,8 +311,9 @@ class Kept:
 
 
 def _idle(found: Placed, known: Mapping[str, Instance]) -> Sequence[str]:
-    """The replicas of a release that nobody will start."""
-    return [name for name in found.programs if name not in known or known[name].idle]
+    """The replicas of a release that nobody will start, or that somebody started on another port."""
+    pairs = zip(found.programs, found.ports, strict=True)
+    return [n for n, p in pairs if n not in known or known[n].idle or known[n].port not in (0, p)]
 
 
 def _probe(port: int) -> str:
