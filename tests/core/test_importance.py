@@ -31,6 +31,18 @@ def test_changes_are_what_a_shuffled_column_does_to_the_answers() -> None:
     assert importance.changes(answer, COLUMNS, repeats=3, seed=1) == found
 
 
+def test_of_several_answers_the_mean_change_counts() -> None:
+    """A column that one of two answers looks at counts half of what it would for both."""
+    both = importance.changes(
+        lambda columns: np.stack([columns["much"], columns["much"]], axis=1), COLUMNS, repeats=1, seed=1
+    )
+    one = importance.changes(
+        lambda columns: np.stack([columns["much"], np.zeros(2000)], axis=1), COLUMNS, repeats=1, seed=1
+    )
+    assert one["much"] == pytest.approx(both["much"] / 2)
+    assert one["little"] == 0.0
+
+
 def test_shares_add_up_and_the_largest_comes_first() -> None:
     """A model that looks at nothing has no shares, and so no limits that anything keeps."""
     found = importance.shares({"a": 1.0, "b": 3.0, "c": 0.0})

@@ -28,7 +28,6 @@ SETTINGS: dict[str, Any] = {
     "min_values": 100,
     "weight": 0.5,
     "ignore": ["date"],
-    "label": "late",
     "predictions": 0.3,
     "columns": {
         "late": {"kind": "category", "limit": 0.15},
@@ -164,6 +163,12 @@ def test_predictions_that_can_not_be_compared_are_no_pass(
     assert any("holdout: predictions that are no number" in f.reason for f in found.findings)
 
 
+def relabel(room: GateRoom, name: str) -> None:
+    """Declare another label."""
+    room.declared = {**room.declared, "label": name}
+    room.set(SETTINGS)
+
+
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
@@ -180,7 +185,14 @@ def test_predictions_that_can_not_be_compared_are_no_pass(
         (lambda room: frame(1000, 2).assign(distance="far").to_parquet(room.data / "holdout.parquet"), "far"),
         (lambda room: room.set({**SETTINGS, "predictions": -0.1}), "predictions"),
         (lambda room: room.set({**SETTINGS, "rows": 0}), "rows"),
-        (lambda room: room.set({**SETTINGS, "label": "lates"}), "lates"),
+        (lambda room: relabel(room, "lates"), "the label `lates` is not among what was compared"),
+        (lambda room: room.set({**SETTINGS, "label": "late"}), "unknown key `label`"),
+        (
+            lambda room: room.set(
+                {**SETTINGS, "columns": {"late": {"kind": "number", "limit": 1, "length": 1}}}
+            ),
+            "`length` is a limit of text",
+        ),
     ],
 )
 def test_what_can_not_be_looked_at_is_an_error(
@@ -214,8 +226,9 @@ def test_few_values_of_one_column_decide_nothing(room: GateRoom, monkeypatch: py
 
 
 def test_what_is_not_asked_for_is_told(room: GateRoom, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where label and predictions are null, the gate says that it did not look at them."""
-    room.set({**SETTINGS, "label": None, "predictions": None})
+    """Where the label is ignored and predictions are null, the gate says that it did not look at them."""
+    columns = {name: spec for name, spec in SETTINGS["columns"].items() if name != "late"}
+    room.set({**SETTINGS, "columns": columns, "ignore": ["date", "late"], "predictions": None})
     measured = {**SHARES, "late": 0.0}
     document = {"artifact": digest_folder(room.build / "model"), "shares": measured}
     (room.build / "importance.json").write_text(json.dumps(document))
@@ -338,3 +351,137 @@ def test_a_distance_grows_with_the_move_at_any_number_of_rows() -> None:
         wide = evidently.distances(far, reference, column)["distance"]  # type: ignore[arg-type]
         assert close < 0.2
         assert wide == pytest.approx(2.0, abs=0.3)
+
+
+# ---------------------------------------------------------------- texts, and several classes
+TEXT_SETTINGS: dict[str, Any] = {
+    **{key: SETTINGS[key] for key in ("rows", "seed", "min_rows", "min_values", "weight")},
+    "predictions": 0.3,
+    "columns": {
+        "note": {"kind": "text", "limit": 0.4, "length": 0.3},
+        "mood": {"kind": "category", "limit": 0.15},
+    },
+}
+MOODS = {"task": "classification", "label": "mood", "prediction": ["bad", "so so", "good"]}
+# A model of three classes, by how long a note is: `weight` is that of the first, `columns` how many there are.
+TEXT_FEATURES = """
+import json
+import numpy as np
+
+def load(path):
+    return json.loads(path.read_text())
+
+def compute_columns(columns, known):
+    lengths = np.array([len(str(one)) for one in columns["note"]], dtype=float)[:, None]
+    moods = np.concatenate([lengths * known["weight"], lengths * 2, lengths * 3], axis=1)
+    return moods[:, : known["columns"]]
+"""
+WORDS = [
+    "cloud",
+    "river",
+    "stone",
+    "maple",
+    "harbour",
+    "lantern",
+    "window",
+    "garden",
+    "copper",
+    "thunder",
+    "velvet",
+    "orchard",
+]
+
+
+def notes(rows: int, seed: int, words: list[str] = WORDS, size: int = 6) -> pd.DataFrame:
+    """Rows of short texts, drawn from some words, and a mood."""
+    random = np.random.default_rng(seed)
+    texts = [" ".join(random.choice(words, random.integers(2, size))) for _ in range(rows)]
+    return pd.DataFrame({"note": texts, "mood": random.choice(["bad", "so so", "good"], rows)})
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> GateRoom:
+    """A checkout of a model of three classes whose only raw column is free text."""
+    made = GateRoom(tmp_path, "drift", TEXT_SETTINGS, MOODS)
+    notes(1200, 1).to_parquet(made.data / "train.parquet")
+    notes(900, 2).to_parquet(made.data / "holdout.parquet")
+    code = made.root / "models" / "toy"
+    code.mkdir(parents=True)
+    (code / "features.py").write_text(TEXT_FEATURES)
+    (code / "score.py").write_text(SCORE)
+    moods(made)
+    return made
+
+
+def moods(room: GateRoom, weight: float = 1.0, columns: int = 3) -> None:
+    """Put a model in the room, and the importance of its one column."""
+    folder = room.build / "model"
+    folder.mkdir(exist_ok=True)
+    (folder / "features.json").write_text(json.dumps({"weight": weight, "columns": columns}))
+    (folder / "model.onnx").write_text("weights")
+    document = {"artifact": digest_folder(folder), "shares": {"note": 1.0}}
+    (room.build / "importance.json").write_text(json.dumps(document))
+
+
+def test_texts_of_one_world_pass(texts: GateRoom, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A text, its length, the label and each class's probability are compared, and each by its method."""
+    code, found = look(texts, monkeypatch)
+    assert code == 0, found.as_dict()
+    assert list(found.measurements["methods"].items()) == [
+        ("note", "abs_text_content_drift"),
+        ("note: characters", "wasserstein"),
+        ("mood", "jensenshannon"),
+        *((f"predictions of {one}", "wasserstein") for one in MOODS["prediction"]),
+    ]
+    assert look(texts, monkeypatch)[1].measurements == found.measurements
+
+
+@pytest.mark.parametrize(
+    ("moved", "failed"),
+    [
+        (notes(900, 2, [*WORDS[6:], "glacier", "saffron", "mitten"]), "note"),
+        (notes(900, 2, size=12), "note: characters"),
+        (notes(900, 2).assign(mood="good"), "mood"),
+    ],
+    ids=["other words", "longer", "other labels"],
+)
+def test_texts_that_moved_fail(
+    texts: GateRoom, monkeypatch: pytest.MonkeyPatch, moved: pd.DataFrame, failed: str
+) -> None:
+    """Other words, longer texts and other classes are each told by name."""
+    moved.to_parquet(texts.data / "holdout.parquet")
+    code, found = look(texts, monkeypatch)
+    assert code == 1
+    assert failed in {f.name for f in found.findings if f.verdict is Verdict.FAIL}
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "says"),
+    [
+        (lambda room: moods(room, weight=0.0), 1, "train: different predictions of bad 1 < limit 2"),
+        (lambda room: moods(room, weight=float("nan")), 1, "holdout: predictions of bad that are no number"),
+        (lambda room: moods(room, columns=2), 3, "the model gives 2 numbers a row, and 3 are declared"),
+        (lambda room: notes(900, 2).assign(note=7).to_parquet(room.data / "holdout.parquet"), 3, "no text"),
+        (lambda room: notes(900, 2).assign(note="!").to_parquet(room.data / "holdout.parquet"), 1, "note"),
+        (
+            lambda room: notes(900, 2).assign(note=None).to_parquet(room.data / "holdout.parquet"),
+            3,
+            "no value",
+        ),
+    ],
+)
+def test_classes_and_texts_that_can_not_be_compared_never_pass(
+    texts: GateRoom, monkeypatch: pytest.MonkeyPatch, change: Any, code: int, says: str
+) -> None:
+    """One class answered alike for all, NaN, too few classes, numbers for text, no words, no text."""
+    change(texts)
+    got, found = look(texts, monkeypatch)
+    assert got == code
+    assert any(says in one.reason for one in found.findings if one.verdict.holds_back)
+
+
+def test_two_samples_without_a_word_can_not_be_compared() -> None:
+    """What a classifier of words can't learn from is no "no drift"."""
+    silent = pd.DataFrame({"note": ["!?"] * 50})
+    with pytest.raises(NoData, match="can't be compared"):
+        evidently.distances(silent, silent, {"note": "text"})

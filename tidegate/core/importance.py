@@ -17,8 +17,8 @@ def changes(predict: Predict, columns: Mapping[str, Any], *, repeats: int, seed:
 
     Permutation importance (Breiman 2001), of the answers and not of the error: it needs no label, and a
     sample of some thousand rows settles it. `predict` gets columns of equal length and returns one number
-    a row, in whose unit the changes are. Shuffled by `seed`, `repeats` times; 0 says that the model does
-    not look at the column.
+    a row, or several [n, K] of which the mean change counts; changes are in their unit. Shuffled by `seed`,
+    `repeats` times; 0 says that the model does not look at the column.
     """
     known = {name: np.asarray(values) for name, values in columns.items()}
     before = predict(known)
