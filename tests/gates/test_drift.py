@@ -363,7 +363,7 @@ TEXT_SETTINGS: dict[str, Any] = {
     },
 }
 MOODS = {"task": "classification", "label": "mood", "prediction": ["bad", "so so", "good"]}
-# A model of three classes, by how long a note is: `weight` is that of the first, `columns` how many there are.
+# A model of three classes, by how long a note is: `weight` is that of the first, `columns` how many it has.
 TEXT_FEATURES = """
 import json
 import numpy as np
