@@ -29,8 +29,9 @@ def _asked(plan: Plan = PLAN, since: float = 0.0, environment: str = "canary") -
     return Asked("toy", environment, A, B, since, plan, {A: ("a:1",), B: ("b:1",)})
 
 
-def _line(number: object, score: float = 0.5, at: float = 10.0, **more: Any) -> bytes:
-    said = {"id": str(number), "at": at, "score": score, "decision": None, "status": 200, "ms": 1.0}
+def _line(number: object, score: float | None = 0.5, at: float = 10.0, **more: Any) -> bytes:
+    decision = None if score is None else score >= 0.5
+    said = {"id": str(number), "at": at, "score": score, "decision": decision, "status": 200, "ms": 1.0}
     return json.dumps({**said, "answer": {"score": score}, **more}).encode() + b"\n"
 
 
@@ -58,11 +59,33 @@ def _begun(folder: Path) -> AnswerMeasures:
 
 
 def test_pairs_are_judged_by_each_check(tmp_path: Path) -> None:
-    """A pair is a trial of each check: sides of a half for one, a distance of scores for the other."""
+    """A pair is a trial of each check: its decisions for one, a distance of scores for the other."""
     measures = _begun(tmp_path)
     _add(tmp_path, f"{B}.1", *(_line(n, 0.45) for n in range(4)))
     _add(tmp_path, f"{A}.1", _line(0, 0.45), _line(1, 0.5), _line(2, 0.3), _line(3, 0.9))
     assert _read(measures) == {"otherwise": (4, 2), "apart": (4, 2)}
+
+
+@pytest.mark.parametrize(
+    ("check", "said", "missing"),
+    [(OTHERWISE, {"decision": None}, "decision"), (APART, {"score": None}, "score")],
+)
+def test_a_check_of_what_no_answer_names_is_no_data(
+    tmp_path: Path, check: Check, said: dict[str, Any], missing: str
+) -> None:
+    """A service without a decision (a score is none) or a score makes the check blind, and never passed."""
+    for release in (A, B):
+        _add(tmp_path, f"{release}.1")
+    plan = Plan(strategy="shadow", mirror=Mirror(), checks=(check,))
+    measures = AnswerMeasures(tmp_path)
+    measures.read(_asked(plan))
+    for release in (A, B):
+        _add(tmp_path, f"{release}.1", *(_line(n, **said) for n in range(3)))
+    with pytest.raises(NoData, match=rf"have no {missing}, so {check.metric} has nothing to compare"):
+        measures.read(_asked(plan))
+    for release in (A, B):
+        _add(tmp_path, f"{release}.1", _line("named"))
+    assert _read(measures, _asked(plan)) == {check.name: (1, 0)}
 
 
 @given(cut=st.lists(st.integers(0, 2000), max_size=6))

@@ -133,10 +133,32 @@ def test_an_older_bento_is_told(replicas: list[Pages]) -> None:
     assert set(alone) == {A}
 
 
+def test_scores_are_compared_over_one_range_only(replicas: list[Pages]) -> None:
+    """A score in its own unit counts as one in [0, 1]; a release that declares no range of its scores, or
+    another one than stable does, makes the drift no data, and nothing else."""
+    new, old = replicas[0], replicas[1]
+    plan = Plan(checks=(GAPS,))
+    asked = _asked(new.endpoint, stable=(old.endpoint,))
+    for replica in (new, old):
+        _tells(replica, 10, span=[-40.0, 260.0], outside=3)
+    assert set(ServiceMeasures(timeout=2).read(asked)) == {A, B}
+    _tells(new, 10, span=[0.0, 260.0])
+    with pytest.raises(NoData, match=r"other ranges: a+ from 0 to 260, b+ from -40 to 260.*Bound the field"):
+        ServiceMeasures(timeout=2).read(asked)
+    _tells(new, 10, scores=[], span=None)
+    with pytest.raises(NoData, match=r"a+ declares no range of its scores.*Let its service name"):
+        ServiceMeasures(timeout=2).read(asked)
+    alone = _asked(new.endpoint, stable=(old.endpoint,), plan=plan)
+    assert set(ServiceMeasures(timeout=2).read(alone)) == {A, B}
+
+
 @pytest.mark.parametrize(
     "more",
     [
         {"scores": []},
+        {"span": None},
+        {"span": [1.0, 0.0]},
+        {"span": [0.0]},
         {"scores": [0] * 49 + [-1]},
         {"scores": [0.5] * 50},
         {"missing": 11},

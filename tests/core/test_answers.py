@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidegate.core.answers import Answer, Join, Pair, Side, differs, distance, event, summary
+from tidegate.core.answers import Answer, Join, Pair, Side, differs, distance, event, silent, summary
 from tidegate.core.plan import Check, Ratio
 
 OTHERWISE = Check("otherwise", "disagreement", Ratio(0.01))
@@ -27,12 +27,13 @@ def _pair(mine: dict[str, Any], theirs: dict[str, Any]) -> Pair:
 @pytest.mark.parametrize(
     ("mine", "theirs", "wanted"),
     [
-        ({"score": 0.4}, {"score": 0.1}, False),
-        ({"score": 0.5}, {"score": 0.49}, True),
+        ({"score": 0.5}, {"score": 0.49}, None),
+        ({"score": 251.0}, {"score": -3.0}, None),
         ({"score": 0.6, "decision": False}, {"score": 0.1, "decision": False}, False),
         ({"score": 0.6, "decision": "a"}, {"score": 0.6, "decision": "b"}, True),
         ({"score": 0.6}, {"score": 0.6, "decision": "b"}, True),
-        ({"score": 0.6}, {}, True),
+        ({"decision": 3}, {"decision": 3}, False),
+        ({"score": 0.6}, {}, None),
         ({}, {}, None),
         ({"status": 500}, {"score": 0.1}, True),
         ({"score": 0.1}, {"status": 500}, True),
@@ -42,7 +43,7 @@ def _pair(mine: dict[str, Any], theirs: dict[str, Any]) -> Pair:
     ],
 )
 def test_what_counts_as_deciding_otherwise(mine: Any, theirs: Any, wanted: bool | None) -> None:
-    """Decisions are compared where there are any, else the scores' sides of a half; an error beside an
+    """Decisions are compared where there are any, and no score is taken for one; an error beside an
     answer differs, two errors say nothing."""
     assert differs(_pair(mine, theirs)) is wanted
     assert event(OTHERWISE, _pair(mine, theirs)) is wanted
@@ -102,12 +103,34 @@ def test_a_clock_that_is_set_back_stops_no_pairing() -> None:
     assert join.add("candidate", _answer("a", 0.1)) is not None
 
 
+@pytest.mark.parametrize(
+    ("mine", "theirs", "decided", "scored"),
+    [
+        ({"score": 0.6}, {"score": 0.1}, True, False),
+        ({"decision": "a"}, {"decision": "b"}, False, True),
+        ({"decision": "a", "score": 2.0}, {"score": 1.0}, False, False),
+        ({}, {}, True, True),
+        ({"status": 500}, {"score": 0.1}, None, None),
+        ({"status": 422}, {"status": 422}, None, None),
+    ],
+)
+def test_good_answers_may_say_nothing_of_what_is_compared(
+    mine: Any, theirs: Any, decided: bool | None, scored: bool | None
+) -> None:
+    """Without a decision, or a score on both sides; of refusals and failures it is not asked."""
+    assert silent(OTHERWISE, _pair(mine, theirs)) is decided
+    assert silent(APART, _pair(mine, theirs)) is scored
+
+
 # ---------------------------------------------------------------- the summary
 scores = st.one_of(st.none(), st.floats(0, 1))
 statuses = st.sampled_from([200, 200, 200, 422, 500])
 pairs = st.lists(
     st.builds(
-        lambda a, b, s, t, x, y: Pair(_answer("1", 0, s, x, score=a), _answer("1", 0, t, y, score=b)),
+        lambda a, b, s, t, x, y: Pair(
+            _answer("1", 0, s, x, score=a, decision=a and a > 0.5),
+            _answer("1", 0, t, y, score=b, decision=b and b > 0.5),
+        ),
         *(scores, scores, statuses, statuses, st.floats(0, 1000), st.floats(0, 1000)),
     ),
     max_size=40,
@@ -135,6 +158,8 @@ def test_a_summary_agrees_with_its_pairs(found: list[Pair]) -> None:
 
 def test_a_summary_is_json() -> None:
     """It goes to a page and a status as JSON types."""
-    made = summary([_pair({"score": 0.6, "ms": 2.0}, {"score": 0.1})]).as_dict()
+    made = summary(
+        [_pair({"score": 0.6, "ms": 2.0, "decision": "yes"}, {"score": 0.1, "decision": "no"})]
+    ).as_dict()
     assert msgspec.json.decode(msgspec.json.encode(made)) == made
     assert (made["agreement"], made["mean_difference"], made["candidate"]["p99"]) == (0.0, 0.5, 2.0)

@@ -12,17 +12,18 @@ import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import Meta
 from prometheus_client.parser import text_string_to_metric_families
 
 from tidegate.core import counts
-from tidegate.serving import Predictions, answered, measuring
+from tidegate.serving import Predictions, answered, measuring, scores
 from tidegate.serving import app as serving
 from tidegate.serving.answered import Journal
 from tidegate.serving.measuring import Measuring, appending, lacks, number
@@ -37,9 +38,9 @@ class Row(msgspec.Struct):
 
 
 class Said(msgspec.Struct):
-    """An answer with a score."""
+    """An answer with a score, whose range it promises."""
 
-    score: float
+    score: Annotated[float, Meta(ge=0, le=1)]
     late: bool
 
 
@@ -139,7 +140,7 @@ def test_scores_and_gaps_are_counted() -> None:
 
 def test_the_bins_are_those_that_are_read() -> None:
     """The service, which travels in a Bento, and the agent agree on the histogram."""
-    assert measuring.BINS == counts.SCORE_BINS
+    assert scores.BINS == counts.SCORE_BINS
 
 
 @pytest.mark.parametrize("headers", [(WARM,), (WARM, JOURNALED)])
@@ -259,13 +260,16 @@ def test_what_is_no_number_is_no_gap(rows: Any) -> None:
     value=st.one_of(st.floats(), st.integers(), st.booleans(), st.text(), st.none(), st.lists(st.floats()))
 )
 def test_a_score_of_any_kind_breaks_nothing(value: Any) -> None:
-    """Only a finite number is a score; one beyond [0, 1] counts in the bin at that end."""
+    """Only a finite number is a score; one out of the range counts in the bin at that end, and as outside."""
     measured = Measuring("toy", "score")
+    measured.over((0.0, 1.0))
     measured.count({"score": value})
     wanted = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     told = json.loads(measured.document())
     assert (told["predictions"], told["scored"], sum(told["scores"])) == (1, wanted, wanted)
-    if wanted and (value < 0 or value > 1):
+    outside = wanted and (value < 0 or value > 1)
+    assert told["outside"] == outside
+    if outside:
         assert told["scores"][0 if value < 0 else -1] == 1
     assert number(value) == (float(value) if wanted else None)
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import msgspec
 
-from tidegate.core.answers import METRICS, Answer, Join, Pair, Side, Summary, event, summary
+from tidegate.core.answers import METRICS, Answer, Join, Pair, Side, Summary, event, silent, summary
 from tidegate.core.plan import Check, Plan
 from tidegate.errors import NoData, Unreachable
 from tidegate.ports import Asked, Measured
@@ -29,6 +29,7 @@ LONGEST = 64 * 1024  # of a line; a longer one is garbage
 ROLLOUTS = 200  # followed at once
 KEPT = 2 * 86400.0  # seconds after which a file that nobody writes any more is removed
 SWEEP = 3600.0
+COMPARED = {"disagreement": "decision", "score-difference": "score"}  # what a service's class must name
 _decode = msgspec.json.Decoder(Answer).decode
 
 
@@ -76,6 +77,7 @@ class _Followed:
     join: Join = field(default_factory=Join)
     trials: Counter[tuple[str, float]] = field(default_factory=Counter)
     events: Counter[tuple[str, float]] = field(default_factory=Counter)
+    told: Counter[tuple[str, bool]] = field(default_factory=Counter)  # good pairs by (metric, silent)
     begun: bool = False
 
 
@@ -99,7 +101,10 @@ class AnswerMeasures:
         return tuple(check.name for check in plan.checks if check.metric in METRICS)
 
     def read(self, asked: Asked) -> dict[str, Measured]:
-        """Return the pairs counted so far, on the candidate's arm; Unreachable, NoData without a file."""
+        """Return the pairs counted so far, on the candidate's arm.
+
+        Raises Unreachable, and NoData without a file or where no answer names what a check compares.
+        """
         checks = [check for check in asked.plan.checks if check.metric in METRICS]
         with self._lock:
             found = self._of(asked)
@@ -110,6 +115,9 @@ class AnswerMeasures:
                     f"{asked.model} {asked.release} has written down no answer yet",
                     "Send requests; a Bento that was built before it could has to be built anew.",
                 )
+            for metric in {check.metric for check in checks}:
+                if found.told[metric, True] and not found.told[metric, False]:
+                    raise _nothing_named(asked, metric)
             return {asked.release: Measured(dict(self._tallies(found, checks)))}
 
     def _of(self, asked: Asked) -> _Followed:
@@ -206,7 +214,20 @@ def _key(check: Check) -> tuple[str, float]:
     return check.metric, check.difference or 0.0
 
 
+def _nothing_named(asked: Asked, metric: str) -> NoData:
+    field = COMPARED[metric]
+    return NoData(
+        f"the answers of {asked.model} {asked.release} and {asked.stable} have no {field}, so {metric} has "
+        "nothing to compare",
+        f"Let the service's class say `{field} = \"…\"`, the answer's field that is one; or drop the check.",
+    )
+
+
 def _count(found: _Followed, checks: Sequence[Check], pair: Pair) -> None:
+    for check in {check.metric: check for check in checks}.values():
+        mute = silent(check, pair)
+        if mute is not None:
+            found.told[check.metric, mute] += 1
     for key, check in {_key(check): check for check in checks}.items():
         happened = event(check, pair)
         if happened is not None:

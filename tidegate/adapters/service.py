@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import math
 import os
 import threading
 import time
@@ -27,6 +28,14 @@ KEPT = 256  # connections
 MOST = 64 * 1024  # bytes of an answer
 METRICS = ("prediction-drift", "missing-features")
 _REBUILD = "Build it anew: `tidegate package` at its commit makes a Bento that counts, or drop the check."
+_DECLARE = (
+    "Let its service name a `score`, and bound that field of its answer (Meta(ge=…, le=…)) or say `range` in "
+    "holdout.json; or drop the check."
+)
+_KEEP = (
+    "Bound the field that `score` names in the answer (Meta(ge=…, le=…)), so that each release declares the "
+    "same; or leave the check out of this rollout."
+)
 
 Count = Annotated[int, Meta(ge=0)]
 
@@ -37,11 +46,17 @@ class _Answer(msgspec.Struct, frozen=True):
     instance: Annotated[str, Meta(pattern=r"^[0-9]+-[0-9]+(\.[0-9]+)?$")]
     featured: Count
     missing: Count
-    scores: Annotated[list[Count], Meta(min_length=SCORE_BINS, max_length=SCORE_BINS)]
+    scores: Annotated[list[Count], Meta(max_length=SCORE_BINS)]
+    # What the bins are over; those that were built before it was told counted probabilities.
+    span: tuple[float, float] | None = (0.0, 1.0)
 
     def __post_init__(self) -> None:
         if self.missing > self.featured:
             raise ValueError("more predictions miss a feature than there are")
+        if len(self.scores) != (SCORE_BINS if self.span else 0):
+            raise ValueError(f"{len(self.scores)} bins over the range {self.span}")
+        if self.span and not -math.inf < self.span[0] < self.span[1] < math.inf:
+            raise ValueError(f"the range {self.span} is none")
 
     @property
     def started(self) -> float:
@@ -65,7 +80,7 @@ class ServiceMeasures:
     """`ports.Measures` of what each replica tells at `GET /measures`.
 
     A replica that does not answer keeps what it last told. Raises Unreachable when none of the candidate's
-    answers and NoData when its Bento is older than what is asked.
+    answers, and NoData when its Bento is older than what is asked or its scores can't be compared.
     """
 
     def __init__(self, timeout: float = TIMEOUT, clock: Callable[[], float] = time.time) -> None:
@@ -95,6 +110,8 @@ class ServiceMeasures:
         drift = any(check.metric == "prediction-drift" for check in asked.plan.checks)
         if drift and asked.stable in asked.endpoints:
             _require(asked, str(asked.stable), told, only_old=True)
+        if drift:
+            _comparable(asked, told)
         result = {}
         for release, endpoints in asked.endpoints.items():
             rows = [row for e in endpoints if (row := self._counted(asked, e, told[e]))]
@@ -184,3 +201,20 @@ def _require(
         f"no replica of {asked.model} {release} tells what it counted ({said or 'it has none'})",
         "If it does not come back by itself, look at its log in the plane's folder.",
     )
+
+
+def _comparable(asked: Asked, told: dict[str, _Answer | _Silent]) -> None:
+    """Raise NoData unless both arms count their scores over one declared range: the tests need its bounds."""
+    spans: dict[str, tuple[float, float]] = {}
+    for release in (asked.release, asked.stable):
+        for endpoint in asked.endpoints.get(release, ()) if release else ():
+            answer = told[endpoint]
+            if isinstance(answer, _Silent):
+                continue
+            if answer.span is None:
+                text = f"{asked.model} {release} declares no range of its scores: their drift can't be told"
+                raise NoData(text, _DECLARE)
+            spans[str(release)] = answer.span
+    if len(set(spans.values())) > 1:
+        said = ", ".join(f"{r} from {low:g} to {high:g}" for r, (low, high) in spans.items())
+        raise NoData(f"the releases of {asked.model} count their scores over other ranges: {said}", _KEEP)

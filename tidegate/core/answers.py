@@ -16,7 +16,6 @@ from tidegate.core.plan import Check
 
 WINDOW = 60.0  # seconds that an answer waits for the other: longer than a request may take
 WAITING = 20_000  # answers of one arm that wait at most; about 6 MB
-HALF = 0.5  # the score from which an answer counts as a yes, where the service names no decision
 METRICS = ("disagreement", "score-difference")
 
 Side = Literal["candidate", "stable"]
@@ -52,20 +51,17 @@ class Pair:
 def differs(pair: Pair) -> bool | None:
     """Tell whether the two decide otherwise; None when there is nothing to compare.
 
-    An answer beside a refusal or a failure differs. Without a decision the scores' sides of one half count.
+    An answer beside a refusal or a failure differs. A score decides nothing: only its service knows from
+    where on it is a yes, or whether it is one at all.
     """
     mine, theirs = pair.candidate, pair.stable
     if not (mine.good or theirs.good):
         return None
     if mine.good != theirs.good:
         return True
-    if mine.decision is not None or theirs.decision is not None:
-        return mine.decision != theirs.decision
-    if mine.score is None and theirs.score is None:
+    if mine.decision is None and theirs.decision is None:
         return None
-    if mine.score is None or theirs.score is None:
-        return True
-    return (mine.score >= HALF) != (theirs.score >= HALF)
+    return mine.decision != theirs.decision
 
 
 def distance(pair: Pair) -> float | None:
@@ -80,6 +76,16 @@ def event(check: Check, pair: Pair) -> bool | None:
         return differs(pair)
     apart = distance(pair)
     return None if apart is None else abs(apart) > (check.difference or 0.0)
+
+
+def silent(check: Check, pair: Pair) -> bool | None:
+    """Tell whether two good answers say nothing of what a check compares; None of a refusal or a failure."""
+    mine, theirs = pair.candidate, pair.stable
+    if not (mine.good and theirs.good):
+        return None
+    if check.metric == "disagreement":
+        return mine.decision is None and theirs.decision is None
+    return mine.score is None or theirs.score is None
 
 
 class Join:

@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 
 Buckets = tuple[tuple[float, int], ...]  # (upper bound in ms, answers in this bucket), ascending
 Tally = tuple[int, int]  # (trials, events)
-SCORE_BINS = 50  # equal bins of the scores in [0, 1]
+SCORE_BINS = 50  # equal bins over the range of the scores (serving/scores.py says the same)
 
 
 class Cumulative(Protocol):
@@ -37,7 +37,7 @@ class Cumulative(Protocol):
 class Counts:
     """What one arm saw in one look; `latency` is per bucket, not cumulative.
 
-    `tallies` are (trials, events) and `bins` histograms over [0, 1] by the name of the check they are for.
+    `tallies` are (trials, events) and `bins` histograms of scores by the name of the check they are for.
     """
 
     requests: int = 0

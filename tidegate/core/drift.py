@@ -1,8 +1,9 @@
 """Has the candidate's distribution of scores moved from stable's? By histogram, always valid. Pure.
 
-Both arms' scores are known only by bins of equal width over [0, 1]. For the side "higher", a candidate's
-score counts as the lower edge of its bin and stable's as the upper one, and the other way round for "lower",
-so that no bin ever makes a difference that is not there; a move of up to two bins may stay unseen.
+Both arms' scores are known only by bins of equal width over one declared range, which is [0, 1] here. For the
+side "higher", a candidate's score counts as the lower edge of its bin and stable's as the upper one, and
+the other way round for "lower", so that no bin ever makes a difference that is not there; a move of up to
+two bins may stay unseen.
 
 The test. For x in [0, 1] with mean ≤ m, λ in [0, 1) and ψ(λ) = −λ−log(1−λ), the inequality of Fan, Grama and
 Liu (2015), exp(λy − ψ(λ)y²) ≤ 1 + λy for y ≥ −1, makes exp(λΣ(x−m) − ψ(λ)Σ(x−m)²) a supermartingale, and so a

@@ -221,10 +221,10 @@ class Check(_Spec, frozen=True):
     | --- | --- | --- |
     | error-rate | requests that ended in a 5xx or a 429 | share |
     | latency | answers slower than `limit`, at `quantile` | milliseconds |
-    | prediction-drift | distance of the mean score from stable's (`distribution`: largest gap) | score |
+    | prediction-drift | how far the mean score moved (`distribution`: largest gap) | share of its range |
     | missing-features | predictions with a feature missing | share |
     | sample-ratio | the candidate's share of requests against its weight; needs no limit | – |
-    | disagreement | mirrored pairs that decide otherwise | share |
+    | disagreement | mirrored pairs whose decision is another | share |
     | score-difference | mirrored pairs whose scores differ by more than `difference` | share |
     | outcome | `outcome`s that arrived as 1 (as 0 where higher is `better`) | share |
     | prometheus | `query` | share |

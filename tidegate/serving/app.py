@@ -161,6 +161,7 @@ class Predictions:
     async def _begin(self, started: Message) -> Message:
         """Warm up and open what else is listened on; return what is to be said of it."""
         try:
+            self.engine.opened()
             await self._warm()
         except Exception as error:
             log.exception("warm-up failed")

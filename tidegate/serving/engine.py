@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import msgspec
 import numpy as np
 
-from tidegate.serving import answered, batching, cache, measuring, online, predictions
+from tidegate.serving import answered, batching, cache, measuring, online, predictions, scores
 from tidegate.serving.admission import Admission
 from tidegate.serving.artifact import identity
 from tidegate.serving.settings import Settings
@@ -131,6 +131,13 @@ class Engine:
     def instance(self) -> Any:
         """The author's object, once BentoML has made it."""
         return self._service.instance
+
+    def opened(self) -> None:
+        """Take up what is known once the model is loaded: the range of its scores."""
+        inner, model = self._service.inner, getattr(self.instance, "model", None)
+        seen = getattr(getattr(model, "holdout", None), "range", None)
+        declared = scores.promised(inner.response, self.measuring.score)
+        self.measuring.over(declared or (scores.around(seen) if self.measuring.score else None))
 
     # ---------------------------------------------------------------- one row
     async def one(self, call: Call, request: Any) -> Answer:

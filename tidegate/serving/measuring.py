@@ -20,6 +20,7 @@ import numpy as np
 
 from tidegate.serving.artifact import Holdout, identity
 from tidegate.serving.metrics import Histogram, Registry
+from tidegate.serving.scores import Scores, Span
 
 Message = MutableMapping[str, Any]
 Send = Callable[[Message], Awaitable[None]]
@@ -27,7 +28,6 @@ Send = Callable[[Message], Awaitable[None]]
 PATH = "/measures"
 WARM = b"x-tidegate-warm"  # the header of a request that is none of a caller's
 TOGETHER = 64  # counts that are added up at once
-BINS = 50  # equal ones of the scores in [0, 1] (core/counts.py says the same)
 
 # An edge at each time that is promised anywhere (15 ms, 50 ms, a rollout's 1 s), and up to the deadline.
 _MS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15, 25, 50, 100, 250, 500, 1000, 2500, 10_000)
@@ -50,6 +50,7 @@ def lacks(rows: Any) -> bool:
 class Measuring:
     """The counts of one process since it began; `score` names the field of the answer that is one, if any.
 
+    Its histogram is over the range that `over` says, once that is known.
     `featured` counts the predictions whose features were seen, so that a rate of missing ones has a base;
     `names` are those of a row's features, so that it is told which of them are missing. What other parts of
     the process count is shown by `add`: see metrics.Registry.
@@ -58,10 +59,8 @@ class Measuring:
     def __init__(self, name: str, score: str = "", decision: str = "", names: Sequence[str] = ()) -> None:
         self.name, self.score, self.decision = name, score, decision
         self.instance = f"{os.getpid()}-{time.time():.3f}"
-        self.predictions = self.featured = self.missing = self.scored = 0
-        # Above the last edge below 1 lies only what /metrics calls +Inf.
-        self._scores = Histogram([number / BINS for number in range(1, BINS)])
-        self.scores = self._scores.counts
+        self.predictions = self.featured = self.missing = 0
+        self.scores = Scores()
         self._statuses: dict[int, int] = {}
         self._taken = Histogram(SECONDS)
         self._taken_many = Histogram(SECONDS)
@@ -81,7 +80,11 @@ class Measuring:
         add("tidegate_prediction_seconds", about, "histogram", lambda: self._taken)
         about = "Seconds inside the service for one request of many rows"
         add("tidegate_many_seconds", about, "histogram", lambda: self._taken_many)
-        add("tidegate_score", "Scores of predictions", "histogram", lambda: self._scores)
+        add("tidegate_score", "Scores of predictions", "histogram", lambda: self.scores.histogram)
+        about = "Distance from the least to the greatest score that is declared"
+        add("tidegate_score_span", about, "gauge", lambda: self.scores.width)
+        about = "Scores outside of the declared range"
+        add("tidegate_scores_outside_total", about, "counter", lambda: self.scores.outside)
         about = "Predictions whose features were seen"
         add("tidegate_featured_total", about, "counter", lambda: self.featured)
         about = "Predictions that lacked a feature"
@@ -93,6 +96,10 @@ class Measuring:
         began = float(self.instance.partition("-")[2])
         add("tidegate_start_time_seconds", "When the process began, since 1970", "gauge", lambda: began)
         add("tidegate_build_info", "Who answers; always 1", "info", identity)
+
+    def over(self, span: Span | None) -> None:
+        """Count scores in bins over this range from now on; what was counted before is forgotten."""
+        self.scores = Scores(span)
 
     def _by_status(self) -> dict[str, float]:
         return {str(status): n for status, n in self._statuses.items()}
@@ -114,11 +121,7 @@ class Measuring:
             self._look_at(rows)
         scores = answers.get(self.score)
         if isinstance(scores, np.ndarray) and scores.dtype.kind in "fiu":
-            places = (np.clip(scores.astype(np.float64), 0.0, 1.0) * BINS).astype(np.int64)
-            for place, more in enumerate(np.bincount(np.minimum(places, BINS - 1), minlength=BINS).tolist()):
-                self.scores[place] += more
-            self.scored += count
-            self._scores.total += float(scores.sum(dtype=np.float64))
+            self.scores.add_many(scores)
 
     def _look_at(self, rows: Any) -> None:
         """Count what many rows lack."""
@@ -155,9 +158,7 @@ class Measuring:
         for value, _ in waiting:
             score = number(value)
             if score is not None:
-                self.scored += 1
-                self._scores.total += score
-                self.scores[min(int(min(max(score, 0.0), 1.0) * BINS), BINS - 1)] += 1
+                self.scores.add(score)
         self._look([rows for _, rows in waiting if rows is not None])
 
     def _look(self, seen: list[Any]) -> None:
@@ -186,8 +187,10 @@ class Measuring:
     def document(self) -> bytes:
         """Return what `GET /measures` answers."""
         self._add_up()
-        names = ("instance", "predictions", "featured", "missing", "scored", "scores")
-        return msgspec.json.encode({name: getattr(self, name) for name in names})
+        counted = self.scores
+        told = {name: getattr(self, name) for name in ("instance", "predictions", "featured", "missing")}
+        told |= {"scored": counted.number, "scores": counted.counts}
+        return msgspec.json.encode(told | {"span": counted.span, "outside": counted.outside})
 
     def text(self) -> bytes:
         """Return all counts in Prometheus' text form, as an addition to BentoML's `/metrics`."""

@@ -75,7 +75,7 @@ class Metric:
         below = 0
         for edge, count in zip((*found.edges, math.inf), found.counts, strict=True):
             below += count
-            bound = "+Inf" if edge == math.inf else f"{edge:g}"
+            bound = "+Inf" if edge == math.inf else f"{edge:.10g}"
             yield f'{self.name}_bucket{{{own},le="{bound}"}} {below}'
         yield f"{self.name}_count{{{own}}} {below}"
         yield f"{self.name}_sum{{{own}}} {found.total!r}"
