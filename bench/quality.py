@@ -42,28 +42,38 @@ def settings() -> Any:
     return params.load(Path.cwd()).settings("quality", MODEL, gate().QualitySettings)
 
 
-def holdout() -> tuple[Any, Any]:
+def declared() -> Any:
+    """Return what the model is for; its holdout's probabilities are what is spoiled here."""
+    return params.load(Path.cwd()).declared(MODEL)
+
+
+def rows_of(labels: Any, probabilities: Any) -> scores.Sample:
+    """Return rows as metrics take them."""
+    return scores.sample(declared(), labels, probabilities, threshold=settings().threshold)
+
+
+def holdout() -> tuple[Any, ...]:
     """Return labels and probabilities of the holdout; raises CannotRun when there are none."""
     import pyarrow.parquet as parquet
 
     path = Path("build") / MODEL / "predictions.parquet"
     if not path.is_file():
         raise CannotRun(f"no {path}: run `dvc repro` first")
-    how = settings()
-    table = parquet.read_table(path, columns=[how.label, how.probability])
-    return table[how.label].to_numpy(), table[how.probability].to_numpy()
+    names = [declared().label, *declared().columns]
+    table = parquet.read_table(path, columns=names)
+    return tuple(table[name].to_numpy() for name in names)
 
 
 def spoiled(metric: scores.Metric, labels: Any, champion: Any, worse: float) -> Any:
     """Return predictions that are worse by `worse` on these rows: with noise, or called too high."""
     noise = np.random.default_rng(SEED).normal(size=len(champion))
-    odds, start = np.log(champion) - np.log1p(-champion), metric.value(labels, champion)
+    odds, start = np.log(champion) - np.log1p(-champion), metric.value(rows_of(labels, champion))
     low, high = 0.0, 5.0
     for _ in range(40):
         middle = (low + high) / 2
         change = middle if metric.name == "calibration_error" else middle * noise
         made = 1 / (1 + np.exp(-(odds + change)))
-        found = metric.value(labels, made) - start
+        found = metric.value(rows_of(labels, made)) - start
         low, high = (
             (middle, high) if (-found if metric.higher_is_better else found) < worse else (low, middle)
         )
@@ -78,9 +88,9 @@ def sets(labels: Any, champion: Any, how: Any) -> Rows:
         name: 1 / (1 + np.exp(-(odds + random.normal(scale=NOISE, size=len(odds)))))
         for name in ("one", "other")
     }
-    for name, margin in how.margins.items():
+    for name, margin in how.against.items():
         for times in (1, 2):
-            found[f"{name} x{times}"] = spoiled(scores.METRICS[name], labels, champion, times * margin)
+            found[f"{name} x{times}"] = spoiled(scores.of(declared())[name], labels, champion, times * margin)
     return found
 
 
@@ -96,11 +106,11 @@ def resample(seed: int, count: int) -> dict[str, list[str]]:
         truth, swap = labels[rows], random.random(len(rows)) < 0.5
         one, other = made["one"][rows], made["other"][rows]
         equal = np.where(swap, one, other), np.where(swap, other, one)
-        for name in how.margins:
+        for name in how.against:
             cases = {f"equal {name}": equal}
             cases |= {f"{name} x{n}": (made[f"{name} x{n}"][rows], champion[rows]) for n in (1, 2)}
             for case, (candidate, production) in cases.items():
-                found, _ = gate().compare(name, truth, candidate, production, how)
+                found, _ = gate().compare(name, rows_of(truth, candidate), rows_of(truth, production), how)
                 verdicts.setdefault(case, []).append(str(found.verdict))
     return verdicts
 
@@ -125,7 +135,7 @@ def all_resamples() -> dict[str, list[str]]:
 def honesty() -> Mapping[str, Measured]:
     """How often an equal is called worse by any metric, and one worse by twice the margin by that metric."""
     verdicts = all_resamples()
-    names = list(settings().margins)
+    names = list(settings().against)
     verdicts["equal, any"] = [
         str(Verdict.FAIL) if str(Verdict.FAIL) in row else str(Verdict.PASS)
         for row in zip(*(verdicts[f"equal {name}"] for name in names), strict=True)

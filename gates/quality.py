@@ -10,23 +10,23 @@ from msgspec import Meta
 
 from tidegate import gating, scored
 from tidegate.core import curves, gate, paired, scores
+from tidegate.core.scores import Sample
 
 
 class QualitySettings(gating.Settings, frozen=True):
-    """The `quality` section: `limits` and `margins` by metric (see `core.scores.METRICS`), each in its unit.
+    """The `quality` section: `limits` and `margins` by metric (see `core.scores`), each in its unit.
 
-    A margin is by how much the candidate may be worse than production. All intervals hold at once with
+    Which metrics there are, the model's declared task says. A margin is by how much the candidate may be
+    worse than production; `null` takes one away that counts for the task. All intervals hold at once with
     `confidence`: a candidate that is no worse is called worse in at most 1 − confidence of all cases.
-    `threshold` is where a probability counts as a yes, for accuracy, recall and precision.
+    `threshold` is where the probability of one label counts as a yes, for accuracy, recall, precision and F1.
     """
 
-    label: str
-    min_rows: Annotated[int, Meta(ge=1)]
+    min_rows: Annotated[int, Meta(ge=1)]  # of a ranking: groups
     limits: Mapping[str, float]
-    margins: Mapping[str, float]
+    margins: Mapping[str, float | None]
     confidence: float
     threshold: Annotated[float, Meta(ge=0, le=1)]
-    probability: str = "probability"
 
     def __post_init__(self) -> None:
         """Raise ValueError for what can't be compared with."""
@@ -34,78 +34,81 @@ class QualitySettings(gating.Settings, frozen=True):
         scores.check(self.margins, at_least=0)
         paired.each(self.confidence, 1)
 
+    @property
+    def against(self) -> dict[str, float]:
+        """The margins that count."""
+        return scores.kept(self.margins)
 
-def measure(labels: Any, probabilities: Any, settings: QualitySettings) -> dict[str, float]:
+
+def measure(rows: Sample, settings: QualitySettings) -> dict[str, float]:
     """Return each metric that has a limit or a margin, of one set of predictions."""
-    named = dict.fromkeys([*settings.limits, *settings.margins])
-    return {name: scores.METRICS[name].value(labels, probabilities, settings.threshold) for name in named}
+    metrics = scores.REGISTRY[rows.kind]
+    return {name: metrics[name].value(rows) for name in dict.fromkeys([*settings.limits, *settings.against])}
 
 
-def alone(mine: Mapping[str, float], limits: Mapping[str, float]) -> list[Any]:
+def alone(rows: Sample, mine: Mapping[str, float], limits: Mapping[str, float]) -> list[Any]:
     """Return the findings of the candidate by itself."""
     if not limits:
         return [gate.error("limits", "no metric has a limit: name some under `limits` in params.yaml")]
     return [
         (gate.at_least if metric.higher_is_better else gate.at_most)(name, mine[name], limit, metric.unit)
         for name, limit in limits.items()
-        for metric in (scores.METRICS[name],)
+        for metric in (scores.REGISTRY[rows.kind][name],)
     ]
 
 
-def compare(
-    name: str, labels: Any, candidate: Any, production: Any, settings: QualitySettings
-) -> tuple[Any, Any]:
+def compare(name: str, candidate: Sample, production: Sample, settings: QualitySettings) -> tuple[Any, Any]:
     """Return the finding and the comparison of one metric, of two sets of predictions of the same rows."""
-    metric, margin = scores.METRICS[name], settings.margins[name]
-    confidence = paired.each(settings.confidence, len(settings.margins))
-    found = paired.difference(
-        metric,
-        labels,
-        candidate,
-        production,
-        confidence=confidence,
-        threshold=settings.threshold,
-    )
-    return paired.beside(f"{name} against production", found, margin, confidence, len(labels))
+    metric, margin = scores.REGISTRY[candidate.kind][name], settings.against[name]
+    confidence = paired.each(settings.confidence, len(settings.against))
+    found = paired.difference(metric, candidate, production, confidence=confidence)
+    return paired.beside(f"{name} against production", found, margin, confidence, len(candidate))
 
 
-def against(labels: Any, candidate: Any, production: Any, settings: QualitySettings) -> list[Any]:
+def against(candidate: Sample, production: Sample, settings: QualitySettings) -> list[Any]:
     """Return a finding and a comparison for each metric with a margin."""
-    if not settings.margins:
+    if not settings.against:
         text = "no metric has a margin: name some under `margins` in params.yaml"
         return [(gate.error("against production", text), None)]
-    return [compare(name, labels, candidate, production, settings) for name in settings.margins]
+    return [compare(name, candidate, production, settings) for name in settings.against]
 
 
 def look(subject: gating.Subject[QualitySettings]) -> gating.Looked:
     """Look at the candidate's predictions, and at production's."""
     settings = subject.settings
-    rows = scored.read(subject, settings.label, settings.probability)
-    sample = gate.enough("rows", len(rows), settings.min_rows)
+    rows = scored.read(subject)
+    scored.check(rows.declared, settings.limits, settings.margins)
+    candidate = rows.sample(threshold=settings.threshold)
+    sample = gate.enough(candidate.units, len(candidate), settings.min_rows)
     if not len(rows):
         return gating.Looked([sample])
-    mine = measure(rows.labels, rows.candidate, settings)
-    findings = alone(mine, settings.limits)
-    measurements: dict[str, Any] = {"rows": len(rows), "candidate": mine, "production": None}
+    mine = measure(candidate, settings)
+    findings = alone(candidate, mine, settings.limits)
+    measurements: dict[str, Any] = {candidate.units: len(candidate), "candidate": mine, "production": None}
     comparisons: list[Any] = []
-    sets = {"candidate": rows.candidate}
+    sets = {"candidate": candidate}
     other = scored.production(rows)
     if other.instead:
         findings.append(other.instead)
-    if other.probabilities is not None and other.record:
-        compared = against(rows.labels, rows.candidate, other.probabilities, settings)
+    if other.predictions is not None and other.record:
+        production = sets["production"] = rows.sample(other.predictions, threshold=settings.threshold)
+        compared = against(candidate, production, settings)
         findings += [finding for finding, _ in compared]
         comparisons = [shown for _, shown in compared if shown]
-        sets["production"] = other.probabilities
         measurements["production"] = {
             "release": other.record.id,
             "version": other.record.registry.version,
             "features_of": other.features_of,
-            **measure(rows.labels, other.probabilities, settings),
+            **measure(production, settings),
         }
-    measurements["methods"] = {name: scores.METRICS[name].method for name in settings.margins}
+    classes = rows.declared.classes
+    measurements["methods"] = {name: scores.of(rows.declared)[name].method for name in settings.against}
     return gating.Looked(
-        gate.hold_back(sample, findings), measurements, comparisons, curves.charts(rows.labels, sets)
+        gate.hold_back(sample, findings),
+        measurements,
+        comparisons,
+        curves.charts(sets, classes),
+        [curves.confusion(candidate, classes)] if classes else [],
     )
 
 

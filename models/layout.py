@@ -29,6 +29,13 @@ class Layout:
         return self.root / "data" / self.model / f"{split}.parquet"
 
     @property
+    def package(self) -> str:
+        """The model's folder in models/ and services/. Raises ConfigError for an unknown model."""
+        read = params.load(self.root)
+        named = read.document["models"][read.known(self.model)].get("package")
+        return str(named or self.model.replace("-", "_"))
+
+    @property
     def build(self) -> Path:
         """Everything that the pipeline makes of the data."""
         return self.root / "build" / self.model

@@ -6,19 +6,22 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from tidegate import config, plumbing
+from tidegate import config, params, plumbing
 from tidegate.core.release import ReleaseRecord
+from tidegate.core.task import Declaration
+from tidegate.documents import read_yaml
 from tidegate.errors import ConfigError, Fatal, NoData
 from tidegate.files import digest_folder
 from tidegate.ports import Registry
 
-BATCH = 8192  # rows
+CODE = ("features.py", "score.py")  # what a model's rows go through
 
 
 def released(root: Path, model: str, environment: str = "production") -> ReleaseRecord | None:
@@ -41,15 +44,26 @@ def _read(root: Path, path: str) -> str:
         raise ConfigError("can't be read", "Restore it from Git.", where=path) from error
 
 
-def predictions(
-    root: Path, package: str, record: ReleaseRecord, registry: Registry, columns: Mapping[str, Any]
-) -> tuple[np.ndarray[Any, Any], str]:
-    """Fetch a release's model; return its probabilities for `columns`, and whose code made the features.
+@dataclass(frozen=True)
+class Old:
+    """A release to be scored again: whose checkout and package, what is declared now, its record."""
 
-    `columns` are the flattened rows. Features are computed by features.py as it was at the release's
-    own commit, since a candidate may have changed them. Raises NoData when this clone lacks that commit,
-    Fatal when the fetched files are not the record's, or model and code can't be brought together.
+    root: Path
+    package: str
+    declared: Declaration
+    record: ReleaseRecord
+
+
+def predictions(old: Old, registry: Registry, columns: Mapping[str, Any]) -> tuple[Any, str]:
+    """Fetch a release's model; return its predictions of `columns`, and whose code made them.
+
+    `columns` are the raw rows'. Features and scores are computed by features.py and score.py as they were at
+    the release's own commit, since a candidate may have changed them; of several classes, in the order that
+    is declared now. Raises NoData when this clone lacks that commit, Fatal when the fetched files are not the
+    record's, when model and code can't be brought together, or when another task was declared then.
     """
+    record = old.record
+    order = _order(old)
     with tempfile.TemporaryDirectory(prefix="tidegate-baseline-") as folder:
         files = registry.fetch(record.registry.name, record.registry.version, Path(folder) / "model")
         found = digest_folder(files)
@@ -59,26 +73,54 @@ def predictions(
                 f"and release {record.id} names {record.artifact}",
                 "Find out who changed the registry's files.",
             )
-        path = f"models/{package}/features.py"
-        code = _code(root, record, path)
+        paths = [f"models/{old.package}/{name}" for name in CODE]
+        codes = [_code(old.root, record, path) for path in paths]
         try:
-            features = _module(code, f"{package}_features_of_{record.id}")
+            features, score = (
+                _module(code, f"{old.package}_{Path(path).stem}_of_{record.id}")
+                for code, path in zip(codes, paths, strict=True)
+            )
             matrix = features.compute_columns(columns, features.load(files / "features.json"))
-            return _score(files / "model.onnx", matrix), f"commit {record.commit[:12]}"
+            made = np.asarray(score.score(score.session(files / "model.onnx"), matrix))
         except Exception as error:
             raise Fatal(
-                f"release {record.id} can't be scored with {path} of its commit: {error}",
-                f"Look at `git show {record.commit[:12]}:{path}`, and at the version's features.json.",
+                f"release {record.id} can't be scored with {' and '.join(paths)} of its commit: {error}",
+                f"Look at `git show {record.commit[:12]}:{paths[0]}`, and at the version's features.json.",
             ) from error
+    return made[:, order] if order and made.ndim == 2 else made, f"commit {record.commit[:12]}"
 
 
-def same_features(root: Path, package: str, record: ReleaseRecord) -> bool:
-    """Tell whether a release computed its features by the code that this checkout has.
+def _order(old: Old) -> list[int]:
+    """Return where each class that is declared now stands in the release's own predictions.
+
+    A release from before models declared themselves is taken for what is declared now.
+    """
+    document, _ = read_yaml(_code(old.root, old.record, params.FILE), params.FILE)
+    said = ((document or {}).get("models") or {}).get(old.record.model) or {}
+    if "task" not in said:
+        return []
+    named = said.get("prediction")
+    then = tuple(named) if isinstance(named, list) else ()
+    if (said["task"], said.get("label"), sorted(then)) != (
+        old.declared.task,
+        old.declared.label,
+        sorted(old.declared.classes),
+    ):
+        raise Fatal(
+            f"release {old.record.id} was declared to be something else: {said['task']} of "
+            f"`{said.get('label')}`" + (f" into {', '.join(then)}" if then else ""),
+            "Predictions of two kinds can't be compared: give the new model a name of its own.",
+        )
+    return [then.index(name) for name in old.declared.classes]
+
+
+def same_code(root: Path, package: str, record: ReleaseRecord) -> bool:
+    """Tell whether a release computed its features and scores by the code that this checkout has.
 
     Raises NoData when its commit is not in this clone.
     """
-    path = f"models/{package}/features.py"
-    return _code(root, record, path) == _read(root, path)
+    paths = [f"models/{package}/{name}" for name in CODE]
+    return all(_code(root, record, path) == _read(root, path) for path in paths)
 
 
 def _code(root: Path, record: ReleaseRecord, path: str) -> str:
@@ -106,17 +148,3 @@ def _module(code: str, name: str) -> ModuleType:
         del sys.modules[name]
         raise
     return module
-
-
-def _score(model: Path, matrix: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # converters declare `label` with a wrong shape: a warning a batch
-    session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
-    source = session.get_inputs()[0].name
-    parts = [
-        session.run(["probabilities"], {source: matrix[start : start + BATCH]})[0][:, 1]
-        for start in range(0, len(matrix), BATCH)
-    ]
-    return np.concatenate(parts)

@@ -12,8 +12,13 @@ from typing import Any
 from tidegate.errors import NoData
 
 
+def columns(root: Path, package: str) -> tuple[str, ...]:
+    """Return the raw columns that the model's features are made of. Raises NoData without features.py."""
+    return tuple(_module(root, package, "features").COLUMNS)
+
+
 def scorer(root: Path, package: str, artifact: Path) -> Callable[[Mapping[str, Any]], Any]:
-    """Return what maps raw columns to the model's answers, one number a row.
+    """Return what maps raw columns to the model's answers: a number a row, or one a class, `[n, K]`.
 
     `artifact` is the model's folder. The code is that of `root`, whatever is imported already. Raises NoData
     when a part is missing; what the model's own code raises is passed on.

@@ -22,7 +22,7 @@ def measured(
     name: str, labels: np.ndarray, p: np.ndarray, of: np.ndarray, least: int = 50
 ) -> fairness.Unlike:
     """Measure at 0.5 and 95%."""
-    return fairness.measure(name, labels, p, 0.5, of, least=least, confidence=0.95)
+    return fairness.measure(name, labels > 0, p >= 0.5, of, least=least, confidence=0.95)
 
 
 def test_newcombes_interval_is_the_published_one() -> None:

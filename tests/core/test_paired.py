@@ -9,11 +9,11 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from tests.core.test_scores import sample
+from tests.core.test_scores import METRICS, of, sample
 from tidegate.core import exhibits, paired, scores
 from tidegate.core.paired import Difference
 
-AUC, LOSS = scores.METRICS["auc"], scores.METRICS["log_loss"]
+AUC, LOSS = METRICS["auc"], METRICS["log_loss"]
 
 
 def pair(seed: int, rows: int = 2000, noise: float = 0.1) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -23,17 +23,17 @@ def pair(seed: int, rows: int = 2000, noise: float = 0.1) -> tuple[np.ndarray, n
     return labels, np.clip(p, 0.01, 0.99), np.clip(other, 0.01, 0.99)
 
 
-@pytest.mark.parametrize("name", sorted(set(scores.METRICS) - {"calibration_error"}))
+@pytest.mark.parametrize("name", sorted(set(METRICS) - {"calibration_error"}))
 def test_an_interval_is_as_wide_as_a_paired_bootstraps(name: str) -> None:
     """The closed form is within a fifth of the width that resampling rows gives, for every metric."""
     labels, p, other = pair(5)
-    metric, random = scores.METRICS[name], np.random.default_rng(6)
-    found = paired.difference(metric, labels, p, other, confidence=0.95)
+    metric, random = METRICS[name], np.random.default_rng(6)
+    found = paired.difference(metric, of(labels, p), of(labels, other), confidence=0.95)
     draws = []
     for _ in range(300):
         rows = random.integers(0, len(p), len(p))
-        draws.append(metric.value(labels[rows], p[rows]) - metric.value(labels[rows], other[rows]))
-    assert found.low < metric.value(labels, p) - metric.value(labels, other) < found.high
+        draws.append(metric.value(of(labels[rows], p[rows])) - metric.value(of(labels[rows], other[rows])))
+    assert found.low < metric.value(of(labels, p)) - metric.value(of(labels, other)) < found.high
     assert found.high - found.low == pytest.approx(2 * 1.96 * np.std(draws), rel=0.2)
 
 
@@ -47,12 +47,14 @@ def test_the_calibration_errors_interval_allows_for_its_bias() -> None:
     odds = random.normal(-1.1, 0.9, size=200_000)
     labels = (random.random(len(odds)) < 1 / (1 + np.exp(-odds))).astype(int)
     right, off = (1 / (1 + np.exp(-(odds + shift))) for shift in (0.0, 0.2))
-    metric = scores.METRICS["calibration_error"]
-    truth = metric.value(labels, off) - metric.value(labels, right)
+    metric = METRICS["calibration_error"]
+    truth = metric.value(of(labels, off)) - metric.value(of(labels, right))
     held = 0
     for _ in range(100):
         rows = random.integers(0, len(odds), 50_000)
-        found = paired.difference(metric, labels[rows], off[rows], right[rows], confidence=0.9)
+        found = paired.difference(
+            metric, of(labels[rows], off[rows]), of(labels[rows], right[rows]), confidence=0.9
+        )
         held += found.low <= truth <= found.high
     assert held >= 90
 
@@ -61,43 +63,45 @@ def test_the_calibration_errors_interval_allows_for_its_bias() -> None:
 def test_an_interval_covers_as_often_as_it_says(name: str) -> None:
     """Over samples of a population whose difference is known, a 90% interval holds it in at least 84%."""
     labels, p, other = pair(8, rows=200_000)
-    metric, random = scores.METRICS[name], np.random.default_rng(9)
-    truth = metric.value(labels, p) - metric.value(labels, other)
+    metric, random = METRICS[name], np.random.default_rng(9)
+    truth = metric.value(of(labels, p)) - metric.value(of(labels, other))
     held = 0
     for _ in range(200):
         rows = random.integers(0, len(p), 2000)
-        found = paired.difference(metric, labels[rows], p[rows], other[rows], confidence=0.9)
+        found = paired.difference(
+            metric, of(labels[rows], p[rows]), of(labels[rows], other[rows]), confidence=0.9
+        )
         held += found.low <= truth <= found.high
     assert held >= 168
     assert held <= 192 or metric.bias  # which makes it wider than it need be
 
 
-@pytest.mark.parametrize("name", sorted(scores.METRICS))
+@pytest.mark.parametrize("name", sorted(METRICS))
 def test_equal_predictions_do_not_differ(name: str) -> None:
     """A candidate that predicts what production does has a difference of 0 inside its interval."""
     labels, p, _ = pair(1)
-    found = paired.difference(scores.METRICS[name], labels, p, p, confidence=0.95)
+    found = paired.difference(METRICS[name], of(labels, p), of(labels, p), confidence=0.95)
     assert found.candidate == found.production
     assert found.low <= 0 <= found.high
-    shared = scores.METRICS[name].counted is not None
+    shared = METRICS[name].counted is not None
     assert (found.high - found.low > 1e-6) is shared  # no share is known exactly
 
 
-@pytest.mark.parametrize("name", sorted(scores.METRICS))
+@pytest.mark.parametrize("name", sorted(METRICS))
 def test_swapping_the_two_turns_the_interval_round(name: str) -> None:
     """What is better one way is as much worse the other way."""
     labels, p, other = pair(2)
-    one = paired.difference(scores.METRICS[name], labels, p, other, confidence=0.9)
-    back = paired.difference(scores.METRICS[name], labels, other, p, confidence=0.9)
+    one = paired.difference(METRICS[name], of(labels, p), of(labels, other), confidence=0.9)
+    back = paired.difference(METRICS[name], of(labels, other), of(labels, p), confidence=0.9)
     assert one.interval == pytest.approx((-back.high, -back.low))
 
 
 def test_rows_apart_add_their_variances() -> None:
     """Half of the rows beside the other half: an interval as wide as independent samples have."""
     labels, p, _ = pair(4, rows=4000)
-    half = (labels[:2000], p[:2000]), (labels[2000:], p[2000:])
-    found = paired.apart(LOSS, *half, confidence=0.95, threshold=0.5)
-    errors = [scores.row_losses(*one).std(ddof=1) / math.sqrt(2000) for one in half]
+    half = of(labels[:2000], p[:2000]), of(labels[2000:], p[2000:])
+    found = paired.apart(LOSS, *half, confidence=0.95)
+    errors = [scores.row_losses(one).std(ddof=1) / math.sqrt(2000) for one in half]
     assert found.high - found.low == pytest.approx(2 * 1.96 * math.hypot(*errors), rel=1e-3)
 
 
@@ -105,9 +109,9 @@ def test_rows_apart_add_their_variances() -> None:
 def test_what_has_no_value_has_no_interval(labels: list[int]) -> None:
     """No rows, one row or one class: NaN, which the gates call an ERROR."""
     p = [0.2] * len(labels)
-    found = paired.difference(AUC, labels, p, p, confidence=0.95)
+    found = paired.difference(AUC, of(labels, p), of(labels, p), confidence=0.95)
     assert all(map(math.isnan, found.interval))
-    beside = paired.apart(AUC, (labels, p), ([0, 1], [0.1, 0.2]), confidence=0.95, threshold=0.5)
+    beside = paired.apart(AUC, of(labels, p), of([0, 1], [0.1, 0.2]), confidence=0.95)
     assert all(map(math.isnan, beside.interval))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tidegate.core import scores
+from tidegate.core.scores import Sample
+from tidegate.core.task import Declaration
+
+PROBABILITY = Declaration("classification", "late", "probability")
+METRICS = scores.of(PROBABILITY)
+
+
+def of(labels: Any, p: Any, threshold: float = 0.5) -> Sample:
+    """Return rows with the probability that each label is 1."""
+    return scores.sample(PROBABILITY, labels, p, threshold=threshold)
 
 
 def sample(seed: int, rows: int = 400, signal: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
@@ -60,67 +71,68 @@ def oracle(name: str, labels: np.ndarray, p: np.ndarray, threshold: float) -> fl
             "accuracy": lambda: metrics.accuracy_score(labels, called),
             "recall": lambda: metrics.recall_score(labels, called),
             "precision": lambda: metrics.precision_score(labels, called),
+            "macro_f1": lambda: metrics.f1_score(labels, called, average="macro"),
         }[name]()
     )
 
 
 @pytest.mark.parametrize("threshold", [0.3, 0.5])
-@pytest.mark.parametrize("name", sorted(set(scores.METRICS) - {"excess_loss", "calibration_error"}))
+@pytest.mark.parametrize("name", sorted(set(METRICS) - {"excess_loss", "calibration_error"}))
 def test_every_metric_agrees_with_scikit_learn(name: str, threshold: float) -> None:
     """Ties included, each is what the reference implementation says."""
     labels, p = sample(11)
     expected = oracle(name, labels, p, threshold)
-    assert scores.METRICS[name].value(labels, p, threshold) == pytest.approx(expected)
+    assert METRICS[name].value(of(labels, p, threshold)) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("name", sorted(scores.METRICS))
+@pytest.mark.parametrize("name", sorted(METRICS))
 def test_an_influence_is_what_a_rows_weight_does(name: str) -> None:
     """Giving one row twice moves a metric by its influence / n, and influences have the mean 0."""
     labels, p = sample(3, rows=3000)
-    metric = scores.METRICS[name]
-    influences = metric.seen(labels.astype(float), p, 0.5)[1]
+    metric = METRICS[name]
+    influences = metric.seen(of(labels, p))[1]
     assert influences.mean() == pytest.approx(0, abs=1e-9)
-    before = metric.value(labels, p)
+    before = metric.value(of(labels, p))
     for row in range(0, 3000, 500):
-        moved = metric.value(np.append(labels, labels[row]), np.append(p, p[row])) - before
+        moved = metric.value(of(np.append(labels, labels[row]), np.append(p, p[row]))) - before
         assert moved * 3001 == pytest.approx(influences[row], rel=0.02, abs=0.02)
 
 
 @given(
     rows=st.lists(st.tuples(st.booleans(), st.floats(0, 1)), min_size=1, max_size=60),
-    name=st.sampled_from(sorted(scores.METRICS)),
+    name=st.sampled_from(sorted(METRICS)),
 )
 def test_a_metric_is_a_number_or_nan_whatever_the_rows(rows: list[tuple[bool, float]], name: str) -> None:
     """No rows make a metric raise; shares and areas stay between 0 and 1."""
     labels, p = np.array([row[0] for row in rows]), np.array([row[1] for row in rows])
-    found = scores.METRICS[name].value(labels, p)
+    found = METRICS[name].value(of(labels, p))
     if name not in ("log_loss", "excess_loss"):
         assert math.isnan(found) or -1e-12 <= found <= 1 + 1e-12
     if name == "auc" and not math.isnan(found):
         assert found + scores.auc(~labels, p) == pytest.approx(1)
 
 
-@pytest.mark.parametrize("name", sorted(scores.METRICS))
+@pytest.mark.parametrize("name", sorted(METRICS))
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_one_bad_probability_makes_every_metric_nan(name: str, bad: float) -> None:
     """No metric skips a row that it can't use."""
     labels, p = sample(2)
     p[7] = bad
-    assert math.isnan(scores.METRICS[name].value(labels, p))
-    assert math.isnan(scores.METRICS[name].value([], []))
+    assert math.isnan(METRICS[name].value(of(labels, p)))
+    assert math.isnan(METRICS[name].value(of([], [])))
 
 
 def test_a_precision_of_nothing_is_nan() -> None:
     """Where no row is called positive there is no precision: not 0, not 1."""
     labels, p = sample(2)
-    assert math.isnan(scores.METRICS["precision"].value(labels, p, 2.0))
+    assert math.isnan(METRICS["precision"].value(of(labels, p, 2.0)))
 
 
 @pytest.mark.parametrize(
     ("named", "told"),
     [
         ({"acu": 0.6}, "did you mean `auc`"),
-        ({"zzz": 1}, "known: accuracy, auc"),
+        ({"zzz": 1}, "known: accuracy, auc, average_precision, bias"),
         ({"auc": math.nan}, "not a number from 0"),
         ({"auc": math.inf}, "not a number from 0"),
         ({"auc": -0.1}, "not a number from 0"),

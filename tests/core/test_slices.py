@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.core.test_scores import of
 from tidegate.core import scores, slice_search, slices
 from tidegate.core.slices import Slice, Support
 from tidegate.core.verdict import Verdict
@@ -24,16 +25,20 @@ def rows(count: int = 8000, seed: int = 1) -> tuple[Any, Any]:
     return (random.random(count) < p).astype(int), p
 
 
+def even(labels: Any) -> scores.Sample:
+    """Rows of which nothing but the labels counts."""
+    return of(labels, np.full(len(labels), 0.5))
+
+
 def judge(some: list[Slice], labels: Any, p: Any, production: Any = None, **margins: float) -> Any:
     """Judge slices with usual settings."""
     return slices.judge(
         some,
-        slices.Rows(labels, p, production),
+        slices.Rows(of(labels, p), None if production is None else of(labels, production)),
         MARGINS,
         margins or {"log_loss": 0.05},
         support=SUPPORT,
         confidence=0.95,
-        threshold=0.5,
     )
 
 
@@ -41,12 +46,11 @@ def called_worse(some: list[Slice], labels: Any, p: Any) -> bool:
     """Tell whether any slice is called worse than the rest where no margin is allowed."""
     found, _ = slices.judge(
         some,
-        slices.Rows(labels, p),
+        slices.Rows(of(labels, p)),
         {"excess_loss": 0.0},
         {},
         support=SUPPORT,
         confidence=0.95,
-        threshold=0.5,
     )
     return any(one.finding.verdict is Verdict.FAIL for one in found)
 
@@ -58,18 +62,18 @@ def called_worse(some: list[Slice], labels: Any, p: Any) -> bool:
 def test_every_row_is_judged_once_or_told_as_left_out(values: list[str], least: int) -> None:
     """Slices of a column share no row; what is in none of them is counted in what is left out."""
     column, labels = np.array(values, dtype=object), np.arange(len(values)) % 2
-    found, left = slices.of_column("c", column, labels, Support(least, 2))
+    found, left = slices.of_column("c", column, even(labels), Support(least, 2))
     times = sum((one.here.astype(int) for one in found), np.zeros(len(values), dtype=int))
     assert times.max(initial=0) <= 1
     outside = int((times == 0).sum())
     assert (f"{outside:,} of {len(values):,} rows" in left) if outside else not left
-    assert all(Support(least, 2).holds(labels[one.here]) for one in found)
+    assert all(Support(least, 2).holds(even(labels).at(one.here)) for one in found)
 
 
 def test_small_values_are_judged_together() -> None:
     """What is too small by itself is one slice, named by its values, when together it is large enough."""
     column = np.array(["a"] * 100 + ["b"] * 15 + ["c"] * 15, dtype=object)
-    found, left = slices.of_column("c", column, np.arange(130) % 2, SUPPORT)
+    found, left = slices.of_column("c", column, even(np.arange(130) % 2), SUPPORT)
     assert [one.name for one in found] == ["c = a", "c = others (b, c)"]
     assert not left
 
@@ -94,7 +98,7 @@ def test_one_broken_slice_fails_and_the_others_do_not() -> None:
     labels, p = rows()
     column = np.array([f"v{place % 10}" for place in range(len(p))], dtype=object)
     spoiled = np.where(column == "v3", 1 - p, p)
-    some, _ = slices.of_column("c", column, labels, SUPPORT)
+    some, _ = slices.of_column("c", column, of(labels, p), SUPPORT)
     rest, _ = judge(some, labels, spoiled)
     assert {one.slice for one in rest if one.finding.verdict is Verdict.FAIL} == {"c = v3"}
     assert slices.worst(rest)[0].slice == "c = v3"
@@ -105,7 +109,7 @@ def test_beside_production_the_same_rows_are_compared() -> None:
     """A slice that is as hard for production as for the candidate is no worse; one spoiled since then is."""
     labels, p = rows()
     column = np.array(["a", "b"] * (len(p) // 2), dtype=object)
-    some, _ = slices.of_column("c", column, labels, SUPPORT)
+    some, _ = slices.of_column("c", column, of(labels, p), SUPPORT)
     hard = np.where(column == "a", 0.5, p)
     _, same = judge(some, labels, hard * 0.99, hard)
     assert {one.finding.verdict for one in same} == {Verdict.PASS}
@@ -120,7 +124,7 @@ def test_looking_at_many_slices_calls_no_sound_model_worse() -> None:
     for seed in range(100):
         labels, p = rows(4000, seed)
         column = np.array([str(place % 40) for place in range(len(p))], dtype=object)
-        some, _ = slices.of_column("c", column, labels, SUPPORT)
+        some, _ = slices.of_column("c", column, of(labels, p), SUPPORT)
         called += called_worse(some, labels, p)
     assert called <= 5
 
@@ -128,11 +132,11 @@ def test_looking_at_many_slices_calls_no_sound_model_worse() -> None:
 def test_a_slice_that_leaves_no_other_rows_is_judged_beside_production_only() -> None:
     """What every row has is beside nothing; small values that are all there is are no slice together."""
     labels, p = rows(1000)
-    some, _ = slices.of_column("c", np.array(["a"] * 1000, dtype=object), labels, SUPPORT)
+    some, _ = slices.of_column("c", np.array(["a"] * 1000, dtype=object), of(labels, p), SUPPORT)
     assert judge(some, labels, p) == ([], [])
     rest, production = judge(some, labels, p, p)
     assert (len(rest), len(production)) == (0, 1)
-    none, left = slices.of_column("c", np.arange(1000).astype(str).astype(object), labels, SUPPORT)
+    none, left = slices.of_column("c", np.arange(1000).astype(str).astype(object), of(labels, p), SUPPORT)
     assert not none
     assert "1,000 of 1,000 rows" in left
 
@@ -147,7 +151,7 @@ def test_a_slice_with_one_label_is_an_error_not_a_pass() -> None:
 
 def found_in(labels: Any, p: Any, columns: dict[str, Any], half: Any) -> list[Slice]:
     """Search with usual settings."""
-    target = scores.excess_losses(labels, p)
+    target = scores.excess_losses(of(labels, p))
     return slice_search.search(columns, target, half, depth=2, most=3, rows=200, seed=1)
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from tidegate import config, documents, gating, params
+from tidegate import documents, gating, params
 from tidegate.errors import ConfigError, NoData
 
 ROOT = Path(__file__).parents[2]
@@ -168,8 +169,7 @@ def test_a_gate_has_no_threshold_of_its_own() -> None:
 def test_a_threshold_that_can_not_be_meant(gate: str, setting: str, value: object) -> None:
     """A negative one, which everything or nothing would keep, is refused; so is one that is not there."""
     read, shape = params.load(ROOT, gating.names(ROOT)), gating.load(ROOT, gate).settings
-    own = read.document["models"][read.models[0]]["gates"].get(gate, {})
-    section = config.merge(read.document["gates"][gate], own)
+    section = msgspec.to_builtins(read.settings(gate, read.models[0], shape))
     assert documents.convert(section, shape, where="params.yaml")
     with pytest.raises(ConfigError, match=f"of at least|more than|a number from 0|2 of each label|{setting}"):
         documents.convert(section | {setting: value}, shape, where="params.yaml", at=f"$.{gate}")

@@ -23,7 +23,6 @@ from tidegate.files import digest_folder
 from tidegate.ports import Registry
 
 SETTINGS: dict[str, Any] = {
-    "label": "late",
     "min_rows": 200,
     "confidence": 0.95,
     "threshold": 0.5,
@@ -79,10 +78,11 @@ def checkout(root: Path, gate: str, settings: dict[str, Any]) -> GateRoom:
         (folder / "platform.yaml").write_text("{}\n")
     package = root / "models" / "toy"
     package.mkdir(parents=True)
-    ours = Path(__file__).parents[2] / "models" / "flight_delay" / "features.py"
-    (package / "features.py").write_text(ours.read_text())
+    ours = Path(__file__).parents[2] / "models" / "flight_delay"
+    for name in ("features.py", "score.py"):
+        (package / name).write_text((ours / name).read_text())
     git(made, "init", "-q")
-    git(made, "add", "models")
+    git(made, "add", "models", "params.yaml")
     git(made, "commit", "-qm", "Features as production knows them")
     evaluated(made, tiny_model(made.build / "model", late=0.2))
     return made

@@ -17,7 +17,6 @@ from tidegate import report, testing, wiring
 from tidegate.core.verdict import Verdict
 
 SETTINGS: dict[str, Any] = {
-    "label": "late",
     "min_rows": 200,
     "min_each": 30,
     "confidence": 0.95,

@@ -9,7 +9,7 @@ that largest difference covers those of all pairs at once: Newcombe's hybrid sco
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from tidegate.core import gate, paired
+from tidegate.core.scores import Sample, binary, multiclass
 from tidegate.core.verdict import Finding, Verdict
 
 Counts = Mapping[str, tuple[int, int]]  # group → called positive, of how many
@@ -38,17 +39,25 @@ class Unlike:
     small: Counts
 
 
+def decisions(rows: Sample, classes: Sequence[str]) -> dict[str, tuple[Any, Any]] | None:
+    """Return what is decided of each row: name → (is it so, was it called so); None where nothing is.
+
+    The one decision of a probability has no name; of several classes there is one each, of being called it.
+    """
+    if rows.kind == "binary":
+        return {"": (rows.labels > 0, binary.called(rows) > 0)}
+    if rows.kind == "multiclass":
+        return {
+            name: (truth > 0, said > 0)
+            for name, (truth, said, _) in zip(classes, multiclass.each(rows), strict=True)
+        }
+    return None
+
+
 def measure(
-    name: str,
-    labels: Any,
-    probabilities: Any,
-    threshold: float,
-    groups: Any,
-    *,
-    least: int,
-    confidence: float,
+    name: str, truth: Any, called: Any, groups: Any, *, least: int, confidence: float, of: str = ""
 ) -> Unlike:
-    """Return one of MEASURES, of calling positive what is at or above the threshold.
+    """Return one of MEASURES of a decision (`of` which class, if there are several).
 
     Groups with fewer than `least` to count are left out; with fewer than two others the numbers are NaN.
     """
@@ -58,19 +67,19 @@ def measure(
         "demographic_parity": metrics.demographic_parity_difference,
         "equal_opportunity": metrics.equal_opportunity_difference,
     }
-    truth, called = np.asarray(labels).astype(bool), np.asarray(probabilities) >= threshold
     counted = np.ones(len(truth), dtype=bool) if name == "demographic_parity" else truth
     counts = {}
     for group in sorted(set(groups)):
-        of = counted & (groups == group)
-        counts[str(group)] = (int((called & of).sum()), int(of.sum()))
+        inside = counted & (groups == group)
+        counts[str(group)] = (int((called & inside).sum()), int(inside.sum()))
     large = {group: pair for group, pair in counts.items() if pair[1] >= max(least, 1)}
     small = {group: pair for group, pair in counts.items() if group not in large}
+    named = f"{name} of {of}" if of else name
     if len(large) < 2:
-        return Unlike(name, math.nan, math.nan, math.nan, counts, small)
+        return Unlike(named, math.nan, math.nan, math.nan, counts, small)
     kept = np.isin(groups, np.array(list(large), dtype=object))
     difference = float(measures[name](truth[kept], called[kept], sensitive_features=groups[kept]))
-    return Unlike(name, difference, *largest(large, confidence), counts, small)
+    return Unlike(named, difference, *largest(large, confidence), counts, small)
 
 
 def findings(found: Unlike, column: str, limit: float, least: int) -> list[Finding]:

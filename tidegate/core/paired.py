@@ -10,9 +10,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any
 
-from tidegate.core import gate, scores
+from tidegate.core import gate
 from tidegate.core.exhibits import Comparison
 from tidegate.core.scores import Floats, Metric, Sample
 from tidegate.core.verdict import Finding
@@ -51,38 +50,29 @@ def quantile(confidence: float) -> float:
     return NormalDist().inv_cdf((1 + confidence) / 2)
 
 
-def difference(
-    metric: Metric,
-    labels: Any,
-    candidate: Any,
-    production: Any,
-    *,
-    confidence: float,
-    threshold: float = 0.5,
-) -> Difference:
-    """Return a metric of both sets of predictions and the interval of their difference, row by row."""
-    truth, mine = scores.arrays(labels, candidate)
-    _, theirs = scores.arrays(labels, production)
-    seen = [metric.seen(truth, values, threshold) for values in (mine, theirs)]
+def difference(metric: Metric, candidate: Sample, production: Sample, *, confidence: float) -> Difference:
+    """Return a metric of both sets of predictions and the interval of their difference, unit by unit.
+
+    Both are of the same rows, in one order.
+    """
+    seen = [metric.seen(one) for one in (candidate, production)]
     both = [value for value, _ in seen]
-    if len(truth) < 2 or not all(map(math.isfinite, both)):
+    if len(candidate) < 2 or not all(map(math.isfinite, both)):
         return Difference(metric, both[0], both[1], math.nan, math.nan)
-    samples = [(truth, values, threshold) for values in (mine, theirs)]
+    samples = [candidate, production]
     error = _error(metric, seen[0][1] - seen[1][1], samples)
     return _between(metric, both, quantile(confidence) * error, samples)
 
 
-def apart(
-    metric: Metric, inside: tuple[Any, Any], outside: tuple[Any, Any], *, confidence: float, threshold: float
-) -> Difference:
-    """Return a metric of some rows beside that of other rows; each is (labels, probabilities).
+def apart(metric: Metric, inside: Sample, outside: Sample, *, confidence: float) -> Difference:
+    """Return a metric of some rows beside that of other rows.
 
-    The two have no row in common, so their variances add.
+    The two have no unit in common, so their variances add.
     """
-    samples = [(*scores.arrays(*one), threshold) for one in (inside, outside)]
-    seen = [metric.seen(*sample) for sample in samples]
+    samples = [inside, outside]
+    seen = [metric.seen(sample) for sample in samples]
     both = [value for value, _ in seen]
-    if not all(len(sample[0]) > 1 for sample in samples) or not all(map(math.isfinite, both)):
+    if not all(len(sample) > 1 for sample in samples) or not all(map(math.isfinite, both)):
         return Difference(metric, both[0], both[1], math.nan, math.nan)
     errors = [_error(metric, one[1], [sample]) for one, sample in zip(seen, samples, strict=True)]
     return _between(metric, both, quantile(confidence) * math.hypot(*errors), samples)
@@ -113,7 +103,7 @@ def _error(metric: Metric, influences: Floats, samples: list[Sample]) -> float:
 def beside(
     name: str, found: Difference, margin: float, confidence: float, rows: int
 ) -> tuple[Finding, Comparison | None]:
-    """Hold a difference over `rows` rows to its margin; see `gate.beside`. Says how many more would tell."""
+    """Hold a difference over so many units to its margin; see `gate.beside`. Says how many would tell."""
     return gate.beside(
         name,
         found.candidate,
@@ -128,7 +118,7 @@ def beside(
 
 
 def more_rows(found: Difference, margin: float, rows: int) -> int | None:
-    """Return how many more rows it takes to tell whether the difference is within the margin, or None.
+    """Return how many more units it takes to tell whether the difference is within the margin, or None.
 
     An interval's width goes with 1/√rows. It has to end before the margin, or begin beyond it, should the
     difference stay as it was seen. None: it was seen (nearly) at the margin, where no number of rows tells.
@@ -148,7 +138,9 @@ def hint(found: Difference, margin: float, rows: int) -> str:
     more = more_rows(found, margin, rows)
     if more is None:
         return "it sits at the margin, so no number of rows would tell"
-    return f"if it stays like this, about {_round(more):,} more rows (now {rows:,}) would tell"
+    return (
+        f"if it stays like this, about {_round(more):,} more {found.metric.units} (now {rows:,}) would tell"
+    )
 
 
 def _round(count: int) -> int:

@@ -15,6 +15,7 @@ import numpy as np
 
 from tidegate.core import gate, paired, scores
 from tidegate.core.exhibits import Comparison, Table
+from tidegate.core.scores import Sample
 from tidegate.core.verdict import Finding, Verdict
 
 MISSING = "missing"
@@ -44,7 +45,7 @@ class Slice:
 
 @dataclass(frozen=True)
 class Support:
-    """How much a slice needs to be judged: rows in all, and rows of each label."""
+    """How much a slice needs to be judged: units in all (rows, or a ranking's groups), rows of each label."""
 
     rows: int
     each: int
@@ -54,13 +55,14 @@ class Support:
         if self.rows < 2 or self.each < 2:
             raise ValueError("a slice needs at least 2 rows, and 2 of each label, to be judged")
 
-    def __str__(self) -> str:
-        return f"under {self.rows:,} rows, or {self.each} of one label"
+    def short(self, rows: Sample) -> str:
+        """Return what is too little, of rows like these."""
+        labels = f", or {self.each} of one label" if rows.support else ""
+        return f"under {self.rows:,} {rows.units}{labels}"
 
-    def holds(self, labels: Any) -> bool:
-        """Tell whether these labels are enough."""
-        positive = int(np.sum(labels))
-        return len(labels) >= self.rows and min(positive, len(labels) - positive) >= self.each
+    def holds(self, rows: Sample) -> bool:
+        """Tell whether these rows are enough."""
+        return len(rows) >= self.rows and min(rows.support.values(), default=self.each) >= self.each
 
 
 # ------------------------------------------------------------ declared
@@ -92,31 +94,40 @@ def _between(low: float | None, high: float | None) -> str:
     return f"≥ {gate.show(low)}" if high is None else f"{gate.show(low)} to {gate.show(high)}"
 
 
-def of_column(name: str, values: Any, labels: Any, support: Support) -> tuple[list[Slice], str]:
+def of_column(name: str, values: Any, rows: Sample, support: Support) -> tuple[list[Slice], str]:
     """Return a slice for each value that has support, and what is left out.
 
     Values without support are judged together as one slice, `others`, if that has support and is not all
     there is. A value that every row has makes a slice, too: beside production it can be judged.
     """
-    everywhere = np.ones(len(labels), dtype=bool)
+    count = len(rows.labels)
+    everywhere = np.ones(count, dtype=bool)
     found, small = [], []
     for value in sorted(set(values)):
         inside = values == value
-        if support.holds(labels[inside]):
+        if support.holds(rows.at(inside)):
             found.append(Slice(f"{name} = {value}", inside, everywhere))
         else:
             small.append(value)
     others = np.isin(values, np.array(small, dtype=object)) if small else ~everywhere
-    if small and found and support.holds(labels[others]):
+    if small and found and support.holds(rows.at(others)):
         found.append(Slice(f"{name} = {OTHERS} ({listed(small)})", others, everywhere))
         return found, ""
-    share = f"{others.sum():,} of {len(labels):,} rows"
+    share = f"{others.sum():,} of {count:,} rows"
     return found, f"{name} = {listed(small)}: {share}" if small else ""
 
 
-def unsupported(name: str, support: Support) -> Finding:
+def splits(values: Any, rows: Sample) -> bool:
+    """Tell whether a column has several values in one group: then its slices are no parts of a ranking."""
+    if rows.groups is None:
+        return False
+    codes = np.unique(texts(values).astype(str), return_inverse=True)[1]
+    return len(np.unique(np.column_stack([rows.groups, codes]), axis=0)) > len(rows)
+
+
+def unsupported(name: str, short: str) -> Finding:
     """Return the finding that says that a column was looked at and no part of it could be judged."""
-    text = f"no slice of {name} can be judged: each has {support}"
+    text = f"no slice of {name} can be judged: each has {short}"
     return Finding(f"slices of {name}", Verdict.INCONCLUSIVE, 0.0, 1.0, text)
 
 
@@ -152,11 +163,10 @@ _ORDER = (Verdict.NOT_APPLICABLE, Verdict.PASS, Verdict.INCONCLUSIVE, Verdict.ER
 
 @dataclass(frozen=True)
 class Rows:
-    """Labels and probabilities; production's are None where there is no release to compare with."""
+    """All rows with both models' predictions; production's are None where there is none to compare with."""
 
-    labels: Any
-    candidate: Any
-    production: Any | None = None
+    candidate: Sample
+    production: Sample | None = None
 
 
 def judge(
@@ -167,7 +177,6 @@ def judge(
     *,
     support: Support,
     confidence: float,
-    threshold: float,
 ) -> tuple[list[Judged], list[Judged]]:
     """Return how each slice does beside the other rows, and beside production, which may be nothing.
 
@@ -176,29 +185,23 @@ def judge(
     All intervals together hold with `confidence`: a model that is nowhere worse than its margins has any
     slice called worse in at most 1 − confidence of all cases, however many slices are looked at.
     """
+    metrics = scores.REGISTRY[rows.candidate.kind]
     theirs = beside_production if rows.production is not None else {}
     count = len(slices) * (len(margins) + len(theirs))
     if not count:
         return [], []
     each = paired.each(confidence, count)
+    candidate = scores.whole(rows.candidate)
+    before = scores.whole(rows.production) if rows.production is not None else candidate
     rest, production = [], []
     for one in slices:
-        here = one.here
-        own = rows.labels[here], rows.candidate[here]
-        other = rows.labels[one.elsewhere], rows.candidate[one.elsewhere]
-        for name, margin in margins.items() if support.holds(other[0]) else ():
-            metric = scores.METRICS[name]
-            found = paired.apart(metric, own, other, confidence=each, threshold=threshold)
-            rest.append(_beside(one, int(here.sum()), found, margin, each, "the other rows"))
+        own, other = candidate.at(one.here), candidate.at(one.elsewhere)
+        for name, margin in margins.items() if support.holds(other) else ():
+            found = paired.apart(metrics[name], own, other, confidence=each)
+            rest.append(_beside(one, len(own), found, margin, each, "the other rows"))
         for name, margin in theirs.items():
-            found = paired.difference(
-                scores.METRICS[name],
-                *own,
-                rows.production[here],  # type: ignore[index]
-                confidence=each,
-                threshold=threshold,
-            )
-            production.append(_beside(one, int(here.sum()), found, margin, each, "production"))
+            found = paired.difference(metrics[name], own, before.at(one.here), confidence=each)
+            production.append(_beside(one, len(own), found, margin, each, "production"))
     return rest, production
 
 
