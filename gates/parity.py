@@ -2,8 +2,8 @@
 
 Rows of the holdout and of the live stream, rows in which each optional field is missing, rows at the ends of
 what is allowed and rows drawn from the published schema go to the staging endpoint, and through the pipeline:
-`models/<package>/features.py` and the exported model. Features, by name, and predictions must be the same
-within `tolerance`; the predictions that the evaluation saved must be, too.
+`models/<package>/features.py` and that file of the model that the service runs. Features, by name, and each
+number of a prediction must be the same within `tolerance`; what the evaluation saved must be, too.
 """
 
 from __future__ import annotations
@@ -23,24 +23,30 @@ from tidegate.adapters import hypothesis
 from tidegate.core import contract, gate, mutations, openapi, parity
 from tidegate.core.contract import Answer
 from tidegate.core.parity import Served
+from tidegate.core.task import Declaration
 from tidegate.core.verdict import Finding
+from tidegate.documents import read_yaml
 from tidegate.endpoint import FEATURES, PREDICT, Endpoint, Silent
 from tidegate.errors import NoData
 from tidegate.files import digest_folder
+from tidegate.serving.settings import FILE, parse
 
 HOLDOUT = "holdout"
 Count = Annotated[int, msgspec.Meta(ge=1)]
 
 
 class ParitySettings(gating.Settings, frozen=True):
-    """The `parity` section. `prediction` is the field of an answer, and the column of predictions.parquet."""
+    """The `parity` section. `saved_tolerance` is for what the evaluation saved (null: `tolerance`).
+
+    It may have run another of the model's files than the one that is served.
+    """
 
     rows: Mapping[str, Count]  # of each split, drawn by seed
     drawn: Count  # requests drawn from the published schema
     seed: Annotated[int, msgspec.Meta(ge=0)]
     tolerance: Annotated[float, msgspec.Meta(ge=0)]
     timeout: Annotated[float, msgspec.Meta(gt=0)]  # seconds for one answer
-    prediction: Annotated[str, msgspec.Meta(min_length=1)]
+    saved_tolerance: Annotated[float, msgspec.Meta(ge=0)] | None = None
 
     def __post_init__(self) -> None:
         """Refuse to leave the holdout out: its saved predictions are compared, too."""
@@ -54,7 +60,7 @@ class Raw:
 
     names: Sequence[str]
     rows: Sequence[Mapping[str, Any]]
-    columns: Mapping[str, Any]
+    columns: Mapping[str, Any] | None = None  # none: they are computed of the requests
     places: Sequence[int] = ()  # in the split's file
 
 
@@ -64,7 +70,7 @@ class Pipeline:
 
     features: Any
     score: Any
-    vocabulary: Any
+    loaded: Any
     session: Any
 
     @classmethod
@@ -73,18 +79,28 @@ class Pipeline:
         features, score = (
             importlib.import_module(f"models.{subject.package}.{name}") for name in ("features", "score")
         )
-        vocabulary = features.load(subject.built("model/features.json"))
-        return cls(features, score, vocabulary, score.session(subject.built("model/model.onnx")))
+        loaded = features.load(subject.built("model/features.json"))
+        return cls(features, score, loaded, score.session(subject.built(f"model/{served_file(subject)}")))
 
     def matrix(self, raw: Raw) -> np.ndarray[Any, Any]:
         """Return the features of raw rows: float32 [rows, features]."""
-        made: np.ndarray[Any, Any] = self.features.compute_columns(raw.columns, self.vocabulary)
-        return made
+        if raw.columns is None:
+            found: np.ndarray[Any, Any] = self.features.compute(raw.rows, self.loaded)
+        else:
+            found = self.features.compute_columns(raw.columns, self.loaded)
+        return found
 
-    def of_requests(self, named: Sequence[tuple[str, Mapping[str, Any]]]) -> Raw:
-        """Return rows that were made up as requests as raw rows."""
-        rows = [row for _, row in named]
-        return Raw([name for name, _ in named], rows, self.features.to_columns(rows))
+
+def served_file(subject: gating.Subject[ParitySettings]) -> str:
+    """Return the name of that file of the model that its service's settings say it runs. Raises NoData."""
+    name = f"services/{subject.package}/{FILE}"
+    if not (subject.root / name).is_file():
+        return "model.onnx"
+    try:
+        variant = parse(read_yaml(subject.input(name).read_text(), name)[0]).variant
+    except msgspec.ValidationError as problem:
+        raise NoData(f"{name}: {problem}", "See `tidegate schema settings`.") from problem
+    return f"model.{variant}.onnx" if variant else "model.onnx"
 
 
 def sampled(subject: gating.Subject[ParitySettings], pipeline: Pipeline, split: str, count: int) -> Raw:
@@ -129,8 +145,8 @@ class Seen:
     findings: list[Finding] = field(default_factory=list)
 
 
-def ask_all(endpoint: Endpoint, raws: Sequence[Raw], settings: ParitySettings) -> Seen:
-    """Send each row to both paths. Raises NoData when there is no `/features`."""
+def ask_all(endpoint: Endpoint, raws: Sequence[Raw], wanted: Sequence[str]) -> Seen:
+    """Send each row to both paths; `wanted` are a prediction's fields. Raises NoData without `/features`."""
     seen = Seen()
     try:
         for raw in raws:
@@ -139,23 +155,35 @@ def ask_all(endpoint: Endpoint, raws: Sequence[Raw], settings: ParitySettings) -
                 features, predicted = endpoint.ask(FEATURES, body), endpoint.ask(PREDICT, body)
                 if features.status in (404, 405):
                     raise NoData("the endpoint has no /features", "Package the model again: `dvc repro`.")
-                seen.served.append(parity.served(name, features, predicted, settings.prediction))
+                seen.served.append(parity.served(name, features, predicted, wanted))
                 seen.answers += [features, predicted]
     except Silent as problem:
         seen.findings.append(contract.silent(str(problem)))
     return seen
 
 
-def saved(subject: gating.Subject[ParitySettings], holdout: Raw, served: Sequence[Served]) -> Finding:
+def saved(subject: gating.Subject[ParitySettings], holdout: Raw, served: Sequence[Served]) -> list[Finding]:
     """Compare the predictions that the evaluation saved with the service's of the same rows."""
-    name, column = "saved predictions", subject.settings.prediction
+    settings = subject.settings
+    tolerance = settings.tolerance if settings.saved_tolerance is None else settings.saved_tolerance
     frame = frames.read(subject.built("predictions.parquet"))
-    if column not in frame or max(holdout.places) >= len(frame):
-        return gate.error(name, f"{name}: predictions.parquet has no `{column}` of each row of {HOLDOUT}")
-    theirs = frame[column].to_numpy()[list(holdout.places)].tolist()
-    mine = [one.prediction for one in served[: len(theirs)]]
-    rows = [one.row for one in served[: len(theirs)]]
-    return parity.predictions(name, theirs[: len(mine)], mine, rows, subject.settings.tolerance)
+    found = []
+    for column in subject.declared.columns:
+        name = called("saved predictions", subject.declared, column)
+        if column not in frame or max(holdout.places) >= len(frame):
+            text = f"{name}: predictions.parquet has no `{column}` of each row of {HOLDOUT}"
+            found.append(gate.error(name, text))
+            continue
+        mine = served[: len(holdout.places)]
+        theirs = frame[column].to_numpy()[list(holdout.places)].tolist()[: len(mine)]
+        told = [one.predictions.get(column) for one in mine]
+        found.append(parity.predictions(name, theirs, told, [one.row for one in mine], tolerance))
+    return found
+
+
+def called(name: str, declared: Declaration, column: str) -> str:
+    """Return what a finding on one field of a prediction is called: by its class, where there are several."""
+    return f"{name} of {column}" if declared.classes else name
 
 
 def look(subject: gating.Subject[ParitySettings]) -> gating.Looked:
@@ -170,8 +198,9 @@ def look(subject: gating.Subject[ParitySettings]) -> gating.Looked:
         except openapi.Unreadable as problem:
             raise NoData(f"/openapi.json: {problem}", "Package the model again: `dvc repro`.") from problem
         known = [row for raw in raws for row in raw.rows]
-        raws.append(pipeline.of_requests(list(made_up(schema, known, settings))))
-        seen = ask_all(endpoint, raws, settings)
+        made = list(made_up(schema, known, settings))
+        raws.append(Raw([name for name, _ in made], [row for _, row in made]))
+        seen = ask_all(endpoint, raws, subject.declared.columns)
     return compared(subject, pipeline, raws, seen)
 
 
@@ -191,13 +220,19 @@ def compared(
 ) -> gating.Looked:
     """Put what was computed on both sides beside each other."""
     tolerance, wanted = subject.settings.tolerance, pipeline.features.FEATURES
+    columns = subject.declared.columns
     matrix = np.concatenate([pipeline.matrix(raw) for raw in raws])[: len(seen.served)]
-    ours = pipeline.score.score(pipeline.session, matrix)
+    ours = np.asarray(pipeline.score.score(pipeline.session, matrix)).reshape(len(matrix), -1)
+    if ours.shape[1] != len(columns):
+        raise NoData(
+            f"score.py gives {ours.shape[1]} numbers a row, and params.yaml declares {len(columns)}",
+            "Correct `prediction` of the model, or its score.py.",
+        )
     named = parity.names(seen.served, wanted)
     kept = [i for i, one in enumerate(seen.served) if set(one.features) == set(wanted)]
     served = [seen.served[i] for i in kept]
     skews = parity.skews(wanted, matrix[kept].tolist(), served, tolerance) if kept else []
-    theirs, rows = [one.prediction for one in served], [one.row for one in served]
+    rows = [one.row for one in served]
     findings = [
         contract.who(seen.answers, subject.release),
         *same_model(subject),
@@ -205,8 +240,17 @@ def compared(
         parity.unanswered(seen.served),
         named,
         *parity.feature_findings(skews),
-        parity.predictions("predictions", ours[kept].tolist(), theirs, rows, tolerance),
-        saved(subject, raws[0], seen.served),
+        *(
+            parity.predictions(
+                called("predictions", subject.declared, column),
+                ours[kept, place].tolist(),
+                [one.predictions[column] for one in served],
+                rows,
+                tolerance,
+            )
+            for place, column in enumerate(columns)
+        ),
+        *saved(subject, raws[0], seen.served),
     ]
     measurements = {"rows": len(seen.served), "compared": len(kept), "features": len(wanted)}
     return gating.Looked(findings, measurements, tables=(parity.table(skews),) if skews else ())

@@ -37,7 +37,7 @@ def test_unknown_is_the_same_as_unknown_and_nothing_else(
 
 
 def _served(*values: dict[str, float | None]) -> list[Served]:
-    return [Served(f"row {place}", one, 0.5) for place, one in enumerate(values)]
+    return [Served(f"row {place}", one, {"p": 0.5}) for place, one in enumerate(values)]
 
 
 def test_the_worst_feature_comes_first_with_its_row() -> None:
@@ -106,10 +106,18 @@ FEATURES, PREDICTED = Answer(200, {"features": {"a": 1.0}}), Answer(200, {"p": 0
 )
 def test_answers_are_read(features: Answer, predicted: Answer, problem: str) -> None:
     """A row without both answers is told with the reason, and counts as unanswered."""
-    found = parity.served("row 0", features, predicted, "p")
+    found = parity.served("row 0", features, predicted, ["p"])
     assert problem in found.problem
     assert bool(found.problem) is bool(problem)
     assert (parity.unanswered([found]).verdict is Verdict.PASS) is not bool(problem)
+
+
+def test_of_several_fields_each_must_be_there() -> None:
+    """An answer without the probability of one class is no answer; with all, each is kept by its name."""
+    both = Answer(200, {"bad": 0.25, "good": 0.75, "mood": "good"})
+    assert parity.served("row 0", FEATURES, both, ["bad", "good"]).predictions == {"bad": 0.25, "good": 0.75}
+    found = parity.served("row 0", FEATURES, both, ["bad", "so so", "good"])
+    assert found.problem == "/predict: there is no `so so` in the answer"
 
 
 @pytest.mark.parametrize(

@@ -36,8 +36,8 @@ SETTINGS: dict[str, Any] = {
     "seed": 1,
     "tolerance": 1e-6,
     "timeout": 5,
-    "prediction": "probability",
 }
+DECLARED = {"task": "classification", "label": "late", "prediction": "probability"}
 Spoil = Callable[[Any], Any]
 
 
@@ -81,9 +81,9 @@ class Room:
         (self.build / "release.yaml").write_text(yaml.safe_dump(content))
         return str(made.id)
 
-    def set(self, over: dict[str, Any]) -> None:
+    def set(self, over: dict[str, Any], **declared: Any) -> None:
         """Write params.yaml."""
-        content = {"models": {MODEL: {"gates": {}}}, "gates": {"parity": SETTINGS | over}}
+        content = {"models": {MODEL: DECLARED | declared}, "gates": {"parity": SETTINGS | over}}
         (self.root / "params.yaml").write_text(yaml.safe_dump(content))
 
     def look(self, url: str, *more: str) -> tuple[int, report.Report]:
@@ -214,6 +214,29 @@ def test_saved_predictions_of_another_model_fail(room: Room) -> None:
     assert (code, failed(found)) == (1, {"saved predictions"})
 
 
+def test_what_was_evaluated_may_have_a_tolerance_of_its_own(room: Room) -> None:
+    """Where another file of the model is served than was evaluated, its answers are near, not the same."""
+    room.save(lambda values: values + 1e-4)
+    with serve(room.model) as url:
+        assert room.look(url)[0] == 1
+        room.set({"saved_tolerance": 1e-3})
+        assert room.look(url)[0] == 0
+        room.set({"saved_tolerance": 1e-5})
+        assert room.look(url)[0] == 1
+
+
+def test_the_file_that_is_served_is_compared(room: Room) -> None:
+    """The pipeline scores by the variant that the service's settings name, and names it in the report."""
+    (room.model / "model.int8.onnx").write_bytes((room.model / "model.onnx").read_bytes())
+    serve_variant(room, "int8")
+    with serve(room.model) as url:
+        code, found = room.look(url)
+    assert code == 0
+    inputs = found.as_dict()["source"]["inputs"]
+    assert any(name.endswith("model.int8.onnx") for name in inputs)
+    assert any(name.endswith("settings.yaml") for name in inputs)
+
+
 def test_the_release_that_was_asked_for_must_answer(room: Room) -> None:
     """With --release, a staging plane that still serves the one before fails."""
     wanted = room.release(digest_folder(room.model))
@@ -237,10 +260,22 @@ def _no_live(room: Room) -> None:
     frame.iloc[:0].to_parquet(room.data / "live.parquet")
 
 
+def serve_variant(room: Room, name: str) -> None:
+    """Let the service's settings say which of the model's files it runs."""
+    folder = room.root / "services" / "flight_delay"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "settings.yaml").write_text(f"variant: {name}\n")
+
+
 UNUSABLE: dict[str, Callable[[Room], Any]] = {
     "no rows asked for": lambda room: room.set({"rows": {}}),
     "no row of a split asked for": lambda room: room.set({"rows": {"holdout": 5, "live": 0}}),
-    "no prediction named": lambda room: room.set({"prediction": ""}),
+    "no prediction declared": lambda room: room.set({}, prediction=""),
+    "another number of predictions declared": lambda room: room.set(
+        {}, prediction=["on time", "probability"]
+    ),
+    "a variant that there is no file of": lambda room: serve_variant(room, "int8"),
+    "settings of the service that say nothing": lambda room: serve_variant(room, "INT 8"),
     "a negative tolerance": lambda room: room.set({"tolerance": -0.1}),
     "an empty split": _no_live,
     "a missing split": lambda room: (room.data / "live.parquet").unlink(),

@@ -39,8 +39,8 @@ def problem(path: Path, domains: Collection[str]) -> str:
 def asker(path: Path) -> Callable[[Any], dict[str, Any]]:
     """Return what maps rows of features [n, F] to the model's outputs that are numbers: name → [n].
 
-    `probabilities[1]` is a column of an output `probabilities`. Raises NoData for a model that does not take
-    one matrix of numbers.
+    An output of several columns gives each one by its place, as in `scores[1]`. Raises NoData for a model
+    that does not take one matrix of numbers.
     """
     import numpy as np
     import onnxruntime

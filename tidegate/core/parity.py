@@ -25,7 +25,7 @@ class Served:
 
     row: str
     features: Mapping[str, float | None]
-    prediction: Any
+    predictions: Mapping[str, Any]
     problem: str = ""
 
 
@@ -42,17 +42,18 @@ class Skew:
     where: str
 
 
-def served(row: str, features: Answer, predicted: Answer, prediction: str) -> Served:
-    """Read two answers to one row: its features, and the field `prediction` of its prediction."""
-    for path, answer, field in (("/features", features, "features"), ("/predict", predicted, prediction)):
+def served(row: str, features: Answer, predicted: Answer, wanted: Sequence[str]) -> Served:
+    """Read two answers to one row: its features, and the fields `wanted` of its prediction."""
+    for path, answer, fields in (("/features", features, ["features"]), ("/predict", predicted, wanted)):
         problem = answer_problem(answer, lambda body: "")
-        if problem or field not in answer.body:
-            return Served(row, {}, None, f"{path}: {problem or f'there is no `{field}` in the answer'}")
+        lost = [] if problem else [name for name in fields if name not in answer.body]
+        if problem or lost:
+            return Served(row, {}, {}, f"{path}: {problem or f'there is no `{lost[0]}` in the answer'}")
     values = features.body["features"]
     odd = not isinstance(values, dict) or any(not (v is None or _number(v)) for v in values.values())
     if odd:
-        return Served(row, {}, None, "/features: not all features are numbers or null")
-    return Served(row, values, predicted.body[prediction])
+        return Served(row, {}, {}, "/features: not all features are numbers or null")
+    return Served(row, values, {name: predicted.body[name] for name in wanted})
 
 
 def names(served: Sequence[Served], wanted: Sequence[str]) -> Finding:
