@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from models.flight_delay import demo
 from tests.builders import A, B, envs
 from tidegate import config
-from tidegate.demo import changes, rows, summary
+from tidegate.demo import changes, summary
 from tidegate.demo.summary import Answer
-from tidegate.errors import Refused
+from tidegate.errors import ConfigError, NoData, Refused
 
 ROOT = Path(__file__).parents[2]
 
@@ -27,28 +28,55 @@ def write(root: Path, files: dict[str, str]) -> Path:
 
 def test_both_edits_fit_the_service(tmp_path: Path) -> None:
     """The bad edit fits the service as it is and the good one what the bad one left; both stay Python."""
-    path = tmp_path / changes.SERVICE
+    path = tmp_path / demo.SERVICE
     path.parent.mkdir(parents=True)
-    shutil.copy(ROOT / changes.SERVICE, path)
-    for edits in (changes.BAD, changes.GOOD):
+    shutil.copy(ROOT / demo.SERVICE, path)
+    for edits in (demo.BAD, demo.GOOD):
         changes.apply(tmp_path, edits)
         compile(path.read_text(), str(path), "exec")
     assert "12:" in path.read_text()
     with pytest.raises(Refused, match="0 such passages"):
-        changes.apply(tmp_path, changes.GOOD)
+        changes.apply(tmp_path, demo.GOOD)
 
 
 def test_the_passengers_fly_in_months_that_no_gate_knows(tmp_path: Path) -> None:
     """The demo's splits end before the passengers' months do, and the bad edit knows the splits' only."""
-    shutil.copy(ROOT / changes.PARAMS, tmp_path)
-    changes.apply(tmp_path, changes.AUTUMN)
-    months = yaml.safe_load((tmp_path / changes.PARAMS).read_text())["models"]["flight-delay"]["prepare"][
+    shutil.copy(ROOT / demo.PARAMS, tmp_path)
+    changes.apply(tmp_path, demo.AUTUMN)
+    months = yaml.safe_load((tmp_path / demo.PARAMS).read_text())["models"]["flight-delay"]["prepare"][
         "months"
     ]
     known = {month for split in months.values() for month in split}
-    table = next(edit.new for edit in changes.BAD if "SEASON = {" in edit.new)
+    table = next(edit.new for edit in demo.BAD if "SEASON = {" in edit.new)
     assert known == {int(month) for month in re.findall(r"(\d+): ", table)}
-    assert set(rows.MONTHS) - known == {11, 12}
+    assert set(demo.MONTHS) - known == {11, 12}
+
+
+def test_the_first_model_with_a_demo_is_shown(tmp_path: Path) -> None:
+    """By convention, whatever it is called; one that says nothing to show is refused, and so is none."""
+    models = {name: {"package": package} for name, package in (("sums", "sums"), ("pets", "zoo"), ("x", "y"))}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump({"models": models, "gates": {}}, sort_keys=False))
+    with pytest.raises(NoData, match=r"no model in params\.yaml brings a demo"):
+        changes.shown(tmp_path)
+    program = (ROOT / "models/flight_delay/demo.py").read_text()
+    write(tmp_path, {"models/zoo/demo.py": program, "models/y/demo.py": "raise SystemExit"})
+    found = changes.shown(tmp_path)
+    assert (found.model, found.program, found.others) == ("pets", "models.zoo.demo", ("sums", "x"))
+    assert found.show == demo.SHOW
+    write(tmp_path, {"models/zoo/demo.py": "SHOW = None"})
+    with pytest.raises(ConfigError, match="names no SHOW"):
+        changes.shown(tmp_path)
+
+
+def test_the_clone_keeps_only_the_shown_model(tmp_path: Path) -> None:
+    """Of this repository's params.yaml the shown model's lines and the gates stay as they are."""
+    text = (ROOT / "params.yaml").read_text()
+    write(tmp_path, {"params.yaml": text + ""})
+    shown = changes.shown(ROOT)
+    changes.keep_only(tmp_path, shown.model)
+    before, after = yaml.safe_load(text), yaml.safe_load((tmp_path / "params.yaml").read_text())
+    assert after == {**before, "models": {shown.model: before["models"][shown.model]}}
+    changes.apply(tmp_path, demo.AUTUMN)
 
 
 def test_this_repository_needs_no_fresh_start(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ import msgspec
 import psutil
 import yaml
 
+from models.flight_delay import demo
 from tests.builders import flight_row, tiny_model
 from tidegate import planes
 from tidegate.adapters.bentoml import BentoStore
@@ -104,7 +105,7 @@ def stores() -> Stores:
     artifact = tiny_model(folder / "model")
     digest = digest_folder(artifact)
     sound, bad = (_source(folder / name) for name in ("sound", "bad"))
-    changes.apply(bad, changes.BAD)
+    changes.apply(bad, demo.BAD)
     store = BentoStore(folder / "bentoml")
 
     def build(checkout: Path, commit: str) -> BentoRef:

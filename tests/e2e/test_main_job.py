@@ -154,7 +154,7 @@ def test_from_push_to_production_and_back_by_itself(stage: story.Stage) -> None:
     stage.tidegate("up")
     print(f"{time.monotonic() - began:.0f} s: packaged")
     good = _to_staging(stage)
-    story.flights(stage)
+    story.rows(stage)
     rows = tuple(json.loads(line) for line in (stage.folder / "rows.jsonl").read_text().splitlines())
     with Flights(planes.url(Home(stage.home), "production"), RATE, rows=rows) as traffic:
         stage.traffic = traffic  # type: ignore[assignment]
@@ -166,7 +166,7 @@ def test_from_push_to_production_and_back_by_itself(stage: story.Stage) -> None:
         since = traffic.mark()
 
         stage.git("pull", "--quiet", "--rebase", "origin", "main")
-        changes.apply(stage.clone, changes.BAD)
+        changes.apply(stage.clone, stage.shown.show.bad.edits)
         said = _release(stage, "Count what passengers ask by season")
         assert TRAIN not in said, "the model did not change"
         bad = _to_staging(stage)

@@ -20,7 +20,7 @@ def demo(
     """Watch three releases go from git push towards production, and a bad one come back by itself.
 
     Everything is real and local: a forge with workflows under .tidegate/demo/, two planes, and users
-    that ask about real flights. Takes a few minutes and asks nothing. Example: tidegate demo
+    that ask what the model's own demo.py says. Takes a few minutes and asks nothing. Example: tidegate demo
     """
     from tidegate import wiring
     from tidegate.demo import story, summary
@@ -43,7 +43,7 @@ def demo(
         stage = story.Stage(checkout, folder, screen)
         try:
             story.tell(stage)
-            time.sleep(5)  # the passengers go on for a moment under the last release
+            time.sleep(5)  # the crowd goes on for a moment under the last release
         finally:
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 signal.signal(number, signal.SIG_IGN)
@@ -64,7 +64,7 @@ def demo(
 
 
 def _answers(path: Path, summary: Any) -> list[Any]:
-    """Read the passengers' log; its last line may be cut when they were stopped."""
+    """Read the crowd's log; its last line may be cut when they were stopped."""
     if not path.exists():
         return []
     lines = path.read_text().splitlines(keepends=True)

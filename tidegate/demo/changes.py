@@ -1,18 +1,22 @@
-"""What the demo changes in its clone: a fresh start, an edit that looks right and is not, its correction."""
+"""What the demo changes in its clone: a fresh start, an edit that looks right and is not, its correction.
+
+The edits are a model's own: `models/<package>/demo.py` names them as `SHOW`, and run as a program it writes
+the requests of the demo's crowd into the file it is given, one row of JSON a line.
+"""
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
-from tidegate import config
+from tidegate import config, params
+from tidegate.core.params_file import remove_model
 from tidegate.core.release_file import set_release
-from tidegate.errors import Refused
-
-SERVICE = "services/flight_delay/service.py"
+from tidegate.errors import ConfigError, NoData, Refused
 
 
 @dataclass(frozen=True)
@@ -25,36 +29,80 @@ class Edit:
 
 
 PARAMS = "params.yaml"
-# The demo plays at the end of October: what the gates know of the live stream ends there, and the passengers
-# fly until December. What no gate can know is what a canary is for.
-AUTUMN = (Edit(PARAMS, "        live: [7, 8, 9, 10, 11, 12]\n", "        live: [7, 8, 9, 10]\n"),)
-# Written from the schedule that was out by then: every month of every split is in it, November and December
-# are not. A third of the flights that passengers ask about are. Requests that a gate draws from the schema
-# hardly ever name one of these airports.
-BAD = (
-    Edit(
-        SERVICE,
-        "LATE_FROM = 0.5  # the probability from which `late` is true\n",
-        "LATE_FROM = 0.5  # the probability from which `late` is true\n"
-        "# How full New York's airports are, by month, from the published schedule.\n"
-        'NEW_YORK = {"EWR", "JFK", "LGA"}\n'
-        'SEASON = {1: "low", 2: "low", 3: "mid", 4: "mid", 5: "mid", 6: "peak", 7: "peak", 8: "peak", '
-        '9: "mid", 10: "mid"}\n',
-    ),
-    Edit(
-        SERVICE,
-        '        self.vocabulary = features.load(folder / "features.json")\n',
-        '        self.vocabulary = features.load(folder / "features.json")\n'
-        "        self.asked = dict.fromkeys((*SEASON.values(), None), 0)\n",
-    ),
-    Edit(
-        SERVICE,
-        "        return features.compute([msgspec.to_builtins(flight)], self.vocabulary)\n",
-        "        self.asked[SEASON[flight.date.month] if flight.origin in NEW_YORK else None] += 1\n"
-        "        return features.compute([msgspec.to_builtins(flight)], self.vocabulary)\n",
-    ),
-)
-GOOD = (Edit(SERVICE, '9: "mid", 10: "mid"}\n', '9: "mid", 10: "mid", 11: "mid", 12: "peak"}\n'),)
+
+
+@dataclass(frozen=True)
+class Change:
+    """What is pushed at once: its commit's message, and the edits."""
+
+    what: str
+    edits: Sequence[Edit]
+
+
+@dataclass(frozen=True)
+class Show:
+    """What a model's demo.py brings: how the clone begins, a release to be taken back, one to stay.
+
+    `bad` must pass every gate and fail for some of the crowd's requests; `good` is laid over it. `asked` says
+    in a line who asks about what.
+    """
+
+    opening: Change
+    bad: Change
+    good: Change
+    asked: str
+
+
+@dataclass(frozen=True)
+class Shown:
+    """The model that the demo shows, the program that writes its requests, and the models left out."""
+
+    model: str
+    program: str
+    show: Show
+    others: tuple[str, ...]
+
+
+def shown(root: Path) -> Shown:
+    """Return the first model of params.yaml that brings a demo; raises NoData where none does."""
+    found = params.load(root)
+    for model in found.models:
+        package = (found.document["models"][model] or {}).get("package") or model.replace("-", "_")
+        path = root / "models" / package / "demo.py"
+        if path.is_file():
+            others = tuple(name for name in found.models if name != model)
+            return Shown(model, f"models.{package}.demo", _show(path), others)
+    raise NoData(
+        "no model in params.yaml brings a demo",
+        "Write models/<package>/demo.py: tidegate/demo/changes.py says what belongs into it.",
+    )
+
+
+def _show(path: Path) -> Show:
+    spec = importlib.util.spec_from_file_location(f"tidegate_demo_of_{path.parent.name}", path)
+    if spec is None or spec.loader is None:
+        raise ConfigError("it is no Python module", "Write it anew.", where=str(path))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    found = getattr(module, "SHOW", None)
+    if not isinstance(found, Show):
+        raise ConfigError("it names no SHOW", "Say `SHOW = Show(…)` there.", where=str(path))
+    return found
+
+
+def keep_only(root: Path, model: str) -> None:
+    """Take all other models out of a clone's params.yaml. Raises Refused for one that does not allow it."""
+    path = root / params.FILE
+    text = path.read_text()
+    for name in params.read(text).models:
+        if name != model:
+            try:
+                text = remove_model(text, name)
+            except ValueError as error:
+                raise Refused(
+                    f"{name} can't be taken out of {params.FILE}: {error}", "Lay it out in lines."
+                ) from error
+    path.write_text(text)
 
 
 PLATFORM = "envs/platform.yaml"
@@ -107,6 +155,6 @@ def apply(root: Path, edits: Sequence[Edit]) -> None:
         if text.count(edit.old) != 1:
             raise Refused(
                 f"the demo's edit does not fit {edit.path}: {text.count(edit.old)} such passages",
-                "Bring tidegate/demo/changes.py in line with the service.",
+                "Bring the model's demo.py in line with what it edits.",
             )
         path.write_text(text.replace(edit.old, edit.new))

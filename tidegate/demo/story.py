@@ -22,7 +22,6 @@ from tidegate.errors import PlatformError, TidegateError
 from tidegate.forge.runs import RunStore
 from tidegate.ports import Pull
 
-MODEL = "flight-delay"
 REVIEWER = "Robin Reviewer <robin@example.org>"
 _IDENTITY = "-c user.name=Dana -c user.email=dana@example.org "  # the developer's; not shown each time
 PATIENCE = 420.0  # seconds for any single thing to happen
@@ -40,10 +39,12 @@ class Release:
 
 
 class Stage:
-    """The demo's folder: a forge, a clone with its planes, and the passengers."""
+    """The demo's folder: a forge, a clone with its planes, and its crowd."""
 
     def __init__(self, source: Path, folder: Path, screen: Screen) -> None:
         self.source, self.folder, self.screen = source, folder, screen
+        self.shown = changes.shown(source)
+        self.model = self.shown.model
         self.forge_path, self.clone = folder / "forge.git", folder / "clone"
         self.answers, self.log = folder / "answers.csv", folder / "demo.log"
         self.home = self.clone / ".tidegate"
@@ -101,7 +102,7 @@ class Stage:
     def line(self, environment: str) -> dict[str, Any]:
         """Return what the plane's agent says of an environment now; empty when it says nothing yet."""
         for documents in read_planes(self.home / "state.db").values():
-            found = documents.get("status", {}).get("models", {}).get(MODEL, {}).get(environment)
+            found = documents.get("status", {}).get("models", {}).get(self.model, {}).get(environment)
             if found:
                 return dict(found)
         return {}
@@ -120,7 +121,9 @@ class Stage:
             if found:
                 return found
             if self.traffic and not self.traffic.alive():
-                raise PlatformError("the passengers stopped", f"See {self.folder / 'locust.log'}.")
+                raise PlatformError(
+                    "nobody asks any more: Locust stopped", f"See {self.folder / 'locust.log'}."
+                )
             time.sleep(0.3)
         raise PlatformError(f"{what}: not within {PATIENCE:.0f} s", f"See {self.log} and `tidegate status`.")
 
@@ -133,7 +136,7 @@ class Stage:
 
         def look() -> Pull | None:
             for pull in LocalForge(self.forge_path).list():
-                if pull.state == "open" and pull.branch.startswith(f"promote/{environment}/{MODEL}/"):
+                if pull.state == "open" and pull.branch.startswith(f"promote/{environment}/{self.model}/"):
                     return pull
             self._check_runs(self.since)
             return None
@@ -167,17 +170,22 @@ def prepare(stage: Stage) -> None:
         "git", "clone", "--quiet", "--no-hardlinks", str(stage.source), str(stage.clone), cwd=stage.folder
     )
     stage.git("checkout", "--quiet", "-B", "main")
+    shown, opening = stage.shown, stage.shown.show.opening
+    if shown.others:  # each would be trained and gated as well: minutes more, and nothing more to see
+        stage.screen.say(f"it shows {shown.model}; the clone leaves out {', '.join(shown.others)}")
+        changes.keep_only(stage.clone, shown.model)
     changes.start_afresh(stage.clone)
-    changes.apply(stage.clone, changes.AUTUMN)
-    stage.git("add", "--all", "envs", changes.PARAMS)
-    stage.git("commit", "--quiet", "--message", "Start afresh at the end of October", show=True)
+    changes.apply(stage.clone, opening.edits)
+    stage.git("add", "--all", "envs")
+    stage.git("commit", "--quiet", "--all", "--message", opening.what, show=True)
     forge = str(stage.forge_path)
     stage.tidegate("forge", "init", forge, "--workflows", "train,release,promote", show=True)
     stage.git("remote", "set-url", "origin", forge)
 
 
-def release(stage: Stage, what: str, expected: str, edits: Sequence[changes.Edit]) -> Release:
+def release(stage: Stage, change: changes.Change, expected: str) -> Release:
     """Push a change and follow it as far as it gets."""
+    what, edits = change.what, change.edits
     made = Release(what, expected)
     stage.releases.append(made)
     stage.screen.say(f"── {what} ──", "bold magenta")
@@ -196,7 +204,7 @@ def release(stage: Stage, what: str, expected: str, edits: Sequence[changes.Edit
     made.marks["packaged"] = time.time()
     stage.merge(pull, "the gates of the pipeline pass")
     if not stage.traffic:
-        flights(stage)
+        rows(stage)
     _until(stage, made, "staging", ("Healthy",))
     stage.screen.say(f"{made.release} runs in staging; its gates ask it", "green")
     pull = stage.pull_request("canary")
@@ -252,30 +260,28 @@ def _rolled_back(stage: Stage, made: Release) -> Release:
     return made
 
 
-def flights(stage: Stage) -> None:
-    """Write what the passengers will ask about: rows that a client would send."""
-    stage.run(sys.executable, "-m", "tidegate.demo.rows", str(stage.folder / "rows.jsonl"))
+def rows(stage: Stage) -> None:
+    """Write what the crowd will ask about: rows that a client would send."""
+    stage.run(sys.executable, "-m", stage.shown.program, str(stage.folder / "rows.jsonl"))
 
 
 def board(stage: Stage) -> None:
-    """Let the passengers in, through production's router."""
+    """Let the crowd in, through production's router."""
     from tidegate import planes
     from tidegate.config import Home
 
     url = planes.url(Home(stage.home), "production")
-    rows, output = stage.folder / "rows.jsonl", stage.folder / "locust.log"
-    stage.traffic = Traffic(url, rows, stage.answers, MODEL, output)
-    stage.screen.say(
-        f"passengers ask about real flights of July to December at {url}/{MODEL}/predict", "bold"
-    )
+    asked, output = stage.folder / "rows.jsonl", stage.folder / "locust.log"
+    stage.traffic = Traffic(url, asked, stage.answers, stage.model, output)
+    stage.screen.say(f"{stage.shown.show.asked} at {url}/{stage.model}/predict", "bold")
 
 
 def tell(stage: Stage) -> None:
     """The whole plot."""
     prepare(stage)
-    release(stage, "The first release", "in production", ())
-    release(stage, "Count what passengers ask by season", "rolled back", changes.BAD)
-    release(stage, "Know the season of November and December too", "in production", changes.GOOD)
+    release(stage, changes.Change("The first release", ()), "in production")
+    release(stage, stage.shown.show.bad, "rolled back")
+    release(stage, stage.shown.show.good, "in production")
 
 
 def end(stage: Stage) -> None:

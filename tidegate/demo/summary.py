@@ -1,4 +1,4 @@
-"""The demo's numbers, computed from the passengers' log and the agent's events. Pure."""
+"""The demo's numbers, computed from the crowd's log and the agent's events. Pure."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Answer:
 
 
 def read_answer(line: str) -> Answer:
-    """Parse one line of the passengers' log; raises ValueError."""
+    """Parse one line of the crowd's log; raises ValueError."""
     at, ok, release, milliseconds = line.rstrip("\n").split(",")
     return Answer(float(at), ok == "1", release, float(milliseconds))
 

@@ -1,4 +1,4 @@
-"""The passengers: Locust users who ask about real flights of the live months through production's router.
+"""The crowd: Locust users who ask what the model's demo.py wrote, through production's router.
 
 Run as a program this file is a locustfile; imported it starts and watches that program.
 """
@@ -21,12 +21,12 @@ def users(rows: Path, log: Path, model: str, seed: int = 7) -> type:
     """Return the Locust user class; each answer becomes a line `at,ok,release,milliseconds` of `log`."""
     from locust import FastHttpUser, constant_throughput, task
 
-    flights = [json.loads(line) for line in rows.read_text().splitlines()]
+    asked = [json.loads(line) for line in rows.read_text().splitlines()]
     out = log.open("a", buffering=1)
-    choose = random.Random(seed)  # noqa: S311 - which flight is asked about is no secret
+    choose = random.Random(seed)  # noqa: S311 - who asks what is no secret
 
-    class Passenger(FastHttpUser):  # type: ignore[misc]
-        """Asks about one flight after the other."""
+    class Asker(FastHttpUser):  # type: ignore[misc]
+        """Asks one thing after the other."""
 
         wait_time = constant_throughput(RATE / USERS)
         network_timeout = 10.0
@@ -37,7 +37,7 @@ def users(rows: Path, log: Path, model: str, seed: int = 7) -> type:
             """Ask once."""
             began = time.time()
             with self.client.post(
-                f"/{model}/predict", json=choose.choice(flights), catch_response=True
+                f"/{model}/predict", json=choose.choice(asked), catch_response=True
             ) as answer:
                 now = time.time()
                 fine = answer.status_code == 200
@@ -45,11 +45,11 @@ def users(rows: Path, log: Path, model: str, seed: int = 7) -> type:
                 out.write(f"{now:.3f},{int(fine)},{release},{(now - began) * 1000:.1f}\n")
                 answer.success() if fine else answer.failure(f"status {answer.status_code}")
 
-    return Passenger
+    return Asker
 
 
 class Traffic:
-    """A running crowd of passengers."""
+    """A running crowd."""
 
     def __init__(self, url: str, rows: Path, log: Path, model: str, output: Path) -> None:
         environment = {
@@ -81,7 +81,7 @@ class Traffic:
 
 
 if "TIDEGATE_DEMO_ROWS" in os.environ and "locust" in sys.modules:
-    Passenger = users(
+    Asker = users(
         Path(os.environ["TIDEGATE_DEMO_ROWS"]),
         Path(os.environ["TIDEGATE_DEMO_LOG"]),
         os.environ["TIDEGATE_DEMO_MODEL"],
