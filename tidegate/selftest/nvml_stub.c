@@ -4,6 +4,7 @@
  * lacks what newer ones have. */
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { OK = 0, INVALID = 2, UNSUPPORTED = 3, UNLOADED = 9, TIMEOUT = 10, LOST = 15, MISMATCH = 18 };
 
@@ -57,6 +58,7 @@ int nvmlDeviceGetMemoryInfo(device d, memory *out) {
   looks++;
   if (is("mute")) return UNSUPPORTED;
   if (is("lost") && looks > 6) return LOST;
+  while (is("hung") && looks > 1) pause(); /* a driver that never comes back */
   if (is("silent") && looks > 1) return TIMEOUT; /* it is described once, and never answers again */
   out->total = 80 * GIB;
   out->used = is("out-of-memory") && looks > 4 ? 80 * GIB - GIB / 8 : 20 * GIB;

@@ -30,6 +30,7 @@ thousand is answered in front of its middlewares, which cost more than the model
   (`online_many`)
 - `turn`, `batching`, `cache`: computed at once, computed beside the loop, or kept
 - `request`, `description`: from bytes to a checked request; what is published as OpenAPI
+- `ready`: what `/readyz` says of that; `gpu`: what the GPU goes through, by NVML
 - `measuring`, `answered`: what is counted, and what is written down to be compared
 - `predictions`: the log of predictions; `spool`, by which both are written off the way of an answer
 

@@ -24,7 +24,7 @@ from typing import Any
 import msgspec
 from _bentoml_sdk import Service  # type: ignore[import-untyped] # `service_class=` has no public base
 
-from tidegate.serving import answered, description, docs, measuring, online, v2
+from tidegate.serving import answered, description, docs, measuring, online, ready, v2
 from tidegate.serving.admission import Reading
 from tidegate.serving.artifact import identity
 from tidegate.serving.engine import Call, Engine
@@ -130,7 +130,10 @@ class Predictions:
         elif scope["type"] == "http" and scope["path"] == measuring.PATH and scope["method"] == "GET":
             await _send(send, self._measuring.document())
         elif scope["type"] == "http" and scope["path"] == "/metrics" and scope["method"] == "GET":
+            await self.engine.runs.refresh()
             await self._rest(scope, receive, measuring.appending(send, self._measuring.text))
+        elif scope["type"] == "http" and scope["path"] == ready.PATH and scope["method"] == "GET":
+            await self._rest(scope, receive, ready.telling(send, self.engine.runs.document))
         elif scope["type"] == "http" and scope["path"].startswith(v2.ROOT):
             await self._v2(scope, receive, send)
         else:
@@ -191,6 +194,10 @@ class Predictions:
             await self._rehearse(self._encode(row))
             await asyncio.sleep(0)  # a turn of the loop, in which places are free again
         self._many.rehearse(examples)
+        if self.engine.runs.on_gpu:
+            instance = self._service.instance
+            requests = [decode(self._encode(row), self._decoder) for row in examples]
+            self.engine.runs.warm([instance.features(one) for one in requests], instance.predict)
         path = f"{v2.ROOT}/models/{self._inference.name}/infer"
         status, content = await self._asked(path, self._inference.example(examples[0]))
         if status != 200:

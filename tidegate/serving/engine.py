@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import msgspec
 import numpy as np
 
-from tidegate.serving import answered, batching, cache, measuring, online, predictions, scores
+from tidegate.serving import answered, batching, cache, measuring, online, predictions, ready, scores
 from tidegate.serving.admission import Admission
 from tidegate.serving.artifact import identity
 from tidegate.serving.settings import Settings
@@ -99,6 +99,7 @@ class Engine:
             service.name, getattr(inner, "score", ""), getattr(inner, "decision", ""), self.names
         )
         self.admission.shown(self.measuring.add)
+        self.runs = ready.Runs(service, settings, self.measuring.add)
         self.journal = answered.Journal.of_environment()
         # What a model may do without; each costs one look where it is off.
         self.online: Online | None = None
