@@ -3,7 +3,8 @@
 Of the OpenAPI document that the service publishes, the gate makes requests that are allowed, which must be
 answered as promised, and requests that are not, which must be refused with a 4xx that names the field: wrong
 types, missing and extra fields, NaN, huge numbers, odd texts, 1 MB bodies. No answer may be a 5xx, and none
-may be missing. The document must take what production's takes, and answer what production's answers.
+may be missing, and each must hold what the model was declared to predict. The document must take what
+production's takes, and answer what production's answers.
 """
 
 from __future__ import annotations
@@ -176,6 +177,7 @@ def look(subject: gating.Subject[ContractSettings]) -> gating.Looked:
         *seen.findings,
         gate.none_of("good rows after all that", len(problems), len(seen.good), "rows", first),
         gate.none_of("request id echoed", endpoint.unechoed, endpoint.answered, "answers"),
+        contract.predicted(seen.good, subject.declared),
         contract.who(seen.good, subject.release),
     ]
     wrong = [(case.kind, case.change, problem) for case, problem in seen.tried if problem]

@@ -10,9 +10,12 @@ from typing import Any
 from tidegate.core import gate, openapi
 from tidegate.core.breaking import Break
 from tidegate.core.mutations import Case
+from tidegate.core.task import Declaration
 from tidegate.core.verdict import Finding, Verdict
 
 Check = Callable[[Any], str]  # a value → what is wrong with it, or nothing
+PREDICTED = "predictions as declared"
+SUM = 1e-3  # by which all classes' probabilities may miss 1: in half precision they do
 
 
 @dataclass(frozen=True)
@@ -127,6 +130,28 @@ def who(answers: Sequence[Answer], release: str) -> Finding:
     if release:
         return gate.expected("release that answers", found, [release], "releases")
     return gate.within("releases that answer", len(found), 1, 1)
+
+
+def predicted(answers: Sequence[Answer], declared: Declaration) -> Finding:
+    """Return whether each answer holds what the model was declared to predict; see `prediction_problem`."""
+    wrong = [text for one in answers if (text := prediction_problem(one.body, declared))]
+    return gate.none_of(PREDICTED, len(wrong), len(answers), "answers", wrong[0] if wrong else "")
+
+
+def prediction_problem(body: Any, declared: Declaration) -> str:
+    """Return what is wrong with the prediction in an answer, or nothing.
+
+    Each declared field is a finite number; a probability lies from 0 to 1, and those of all classes sum to 1.
+    """
+    values = [body.get(name) if isinstance(body, dict) else None for name in declared.columns]
+    for name, value in zip(declared.columns, values, strict=True):
+        if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+            return f"`{name}` is {value!r}, no number"
+        if declared.task == "classification" and not 0 <= value <= 1:
+            return f"`{name}` is {value!r}, no probability"
+    if declared.classes and abs(sum(values) - 1) > SUM:
+        return f"the probabilities of {', '.join(declared.classes)} sum to {sum(values):.4g}"
+    return ""
 
 
 def kinds(tried: Sequence[tuple[Case, str]]) -> list[Finding]:
