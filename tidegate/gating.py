@@ -120,8 +120,19 @@ class Subject(Generic[S]):
         return found
 
     def serve(self, record: ReleaseRecord) -> AbstractContextManager[copies.Copy]:
-        """Serve a copy of a release's Bento for the length of a `with` block."""
+        """Serve a copy of a release as staging does, for the length of a `with` block."""
+        spec, home = wiring.platform(self.root, "staging"), wiring.home(self.root)
+        if wiring.in_containers(spec):
+            return copies.contain(wiring.recipe(spec, home), self._with_images(record))
         return copies.serve(self._store(), record)
+
+    def _with_images(self, record: ReleaseRecord) -> ReleaseRecord:
+        """Return a record with the images that lie beside it; without any, nothing can be run of it."""
+        path = f"envs/releases/{record.model}/{record.id}.images.yaml"
+        if not (self.root / path).is_file():
+            return record
+        found = config.parse_images((self.root / path).read_text(), path)
+        return msgspec.structs.replace(record, images=found.images)
 
     def bento(self, record: ReleaseRecord) -> Path:
         """Return the folder of a release's Bento, where this machine has it. Raises ReleaseNotFound."""

@@ -1,6 +1,7 @@
 """Start and stop a plane on this machine: supervisord with Envoy, the agent and, later, workloads.
 
-Every process carries TIDEGATE_INSTANCE=<home>, so that `down` finds exactly what this home started.
+Every process carries TIDEGATE_INSTANCE=<home>, and every container a label of home and plane, so that `down`
+finds exactly what this home started.
 """
 
 from __future__ import annotations
@@ -24,9 +25,10 @@ from tidegate.adapters.envoy import CLUSTERS_FILE, JOURNAL_FILE, ROUTES_FILE, En
 from tidegate.core.bootstrap import bootstrap
 from tidegate.errors import ConfigError, PlatformError, Unreachable
 from tidegate.files import write_atomic
-from tidegate.machine import processes, unix_http
+from tidegate.machine import containers, processes, unix_http
+from tidegate.machine.engine import ENGINES
 from tidegate.machine.layout import INSTANCE, PLANE, Layout
-from tidegate.machine.placements import Placements
+from tidegate.machine.placements import WORKLOADS, Placements
 from tidegate.machine.supervisord import ALIVE, Supervisord, main_section, program
 
 AGENT_PATIENCE = 5.0  # seconds for the agent to end its look; what it was doing is resumed
@@ -77,7 +79,7 @@ def up(checkout: Path, home: config.Home, plane: str, *, agent: bool = True, pat
 
 
 def down(home: config.Home) -> int:
-    """Stop everything that this home started, on all planes; returns how many processes there were.
+    """Stop everything that this home started; returns how many processes and containers there were.
 
     Safe to repeat, and finds what is left of a supervisord that was killed.
     """
@@ -91,7 +93,7 @@ def down(home: config.Home) -> int:
 
 
 def stop(home: config.Home, plane: str) -> int:
-    """Stop one plane; returns how many processes it had."""
+    """Stop one plane; returns how many processes and containers it had."""
     at = Layout(home, plane)
     with _alone(at):
         return _stop(at)
@@ -106,7 +108,7 @@ def _start(checkout: Path, at: Layout, *, agent: bool) -> None:
     port = _choose_port(checkout, at)
     for folder in (at.folder / "logs", at.folder / "workloads", at.envoy):
         folder.mkdir(parents=True, exist_ok=True)
-    Placements(at.folder).tidy()
+    _hand_over(checkout, at)
     EnvoyRouter(at.envoy, at.admin).prepare()
     files = (str(at.envoy / CLUSTERS_FILE), str(at.envoy / ROUTES_FILE))
     start = bootstrap(at.plane, port, str(at.admin), *files, str(at.envoy / JOURNAL_FILE))
@@ -196,14 +198,29 @@ def _choose_port(checkout: Path, at: Layout) -> int:
     return port
 
 
+def _hand_over(checkout: Path, at: Layout) -> None:
+    """Forget what others kept: after a change of the adapter, what it ran would be started beside the new."""
+    adapter = _platform(checkout, at.plane).workloads.adapter
+    mine = WORKLOADS if adapter == "supervisor" else adapter
+    for kept in (WORKLOADS, *ENGINES):
+        placements = Placements(at.folder, kept)
+        placements.tidy()
+        for found in placements.read().values() if kept != mine else ():
+            placements.forget(found.name)
+
+
 def _router_port(checkout: Path, plane: str) -> int | str:
+    return _platform(checkout, plane).router.port
+
+
+def _platform(checkout: Path, plane: str) -> config.Platform:
     files = config.read_envs(checkout)
     owners = [e for e in config.ENVIRONMENTS if config.parse_platform(files, e).plane == plane]
     if not owners:
         raise ConfigError(f"no environment has the plane `{plane}`", "Name it in an envs/*/platform.yaml.")
     # The environment that the plane is named after decides; a canary only borrows production's.
     owner = plane if plane in owners else owners[0]
-    return config.parse_platform(files, owner).router.port
+    return config.parse_platform(files, owner)
 
 
 def _revive(at: Layout) -> None:
@@ -271,7 +288,7 @@ def _until(done: Callable[[], object], patience: float, what: str, log: Path) ->
 
 # ---------------------------------------------------------------- stop
 def _stop(at: Layout) -> int:
-    """Stop one plane; returns how many processes it had."""
+    """Stop one plane; returns how many processes and containers it had."""
     members = _members(at)
     supervisord = Supervisord(at.supervisor)
     try:
@@ -286,10 +303,11 @@ def _stop(at: Layout) -> int:
         pass  # not running, or going down already: what is left is ended below
     for _ in range(3):  # again, since a supervisor that is ended hard may have started one more
         processes.end(_members(at))
+    contained = containers.end(at.folder, containers.mark(at.home.root, at.plane))  # no agent starts them now
     # A plane that was taken down on purpose is nothing to be alarmed about.
     for stale in (at.supervisor, at.admin, at.folder / "supervisord.pid", at.targets):
         stale.unlink(missing_ok=True)
-    return len(members)
+    return len(members) + contained
 
 
 def _members(at: Layout) -> list[psutil.Process]:

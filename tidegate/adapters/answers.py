@@ -1,7 +1,7 @@
 """What mirrored requests were answered by both releases: the services' own journals, read as they grow.
 
 Each service process appends to `<release>.<pid>.jsonl` in the plane's folder of answers, and keeps one
-older file beside it (`….jsonl.1`).
+older file beside it (`….jsonl.1`). A container has a folder of its own there: its process id is 1.
 """
 
 from __future__ import annotations
@@ -240,16 +240,21 @@ def _of_release(name: str, release: str) -> bool:
 
 
 def _files(folder: Path) -> list[tuple[Path, os.stat_result]]:
-    """Return the files of answers; none when nobody has written yet. Raises Unreachable."""
+    """Return the files of answers, also those in containers' own folders. Raises Unreachable.
+
+    None when nobody has written yet.
+    """
     result = []
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                if entry.name.endswith((".jsonl", ".jsonl.1")) and entry.is_file(follow_symlinks=False):
-                    try:
+                try:
+                    if entry.is_dir(follow_symlinks=False):
+                        result += _files(Path(entry.path))
+                    elif entry.name.endswith((".jsonl", ".jsonl.1")) and entry.is_file(follow_symlinks=False):
                         result.append((Path(entry.path), entry.stat(follow_symlinks=False)))
-                    except FileNotFoundError:
-                        continue
+                except FileNotFoundError:
+                    continue
     except FileNotFoundError:
         return []
     except OSError as error:

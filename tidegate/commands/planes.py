@@ -70,7 +70,7 @@ def down(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Stop every process that this checkout's home started, and nothing else.
+    """Stop every process and container that this checkout's home started, and nothing else.
 
     Safe to repeat. Example: tidegate down
     """

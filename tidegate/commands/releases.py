@@ -49,7 +49,7 @@ def _of_plane(checkout: Path, plane: str) -> list[dict[str, Any]]:
 
     where = wiring.home(checkout)
     at = Layout(where, plane)
-    found, problem = running.read(at.folder, at.supervisor)
+    found, problem = running.read(at)
     stored = read_planes(state_path(checkout)).get(plane, {}).get("models", {})
     known = {name: msgspec.convert(state, ModelState) for name, state in stored.items()}
     try:

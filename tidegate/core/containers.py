@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 PROCESSES = 512  # of one container: far more threads than a service has, far fewer than a machine
-SCRATCH = "/tmp:rw,nosuid,nodev,size=256m"  # noqa: S108 - inside, where nothing else can be written
+SCRATCH = "/tmp:rw,nosuid,nodev,mode=1777,size=256m"  # noqa: S108 - inside, where nothing else can be written
 LOG = "max-size=5m"  # kept by the engine of what a replica says
 RESTARTS = 10  # by the engine alone, at once; after that the agent starts it, with a growing pause
 

@@ -12,7 +12,8 @@ from tidegate.core.containers import Container, Limits, Mount, exposed, run_word
 from tidegate.core.images import difference, image_name
 from tidegate.core.release import ReleaseRecord
 from tidegate.errors import ConfigError, PlatformError, ReleaseNotFound
-from tidegate.machine.engine import Engine, Image
+from tidegate.machine.engine import ENGINES, Engine, Image
+from tidegate.machine.placements import STOP_GRACE
 
 AT = "tidegate.at"  # label: the home and plane that a container is of
 NAME = "tidegate.name"  # label: what a plane calls the replica
@@ -150,3 +151,23 @@ def shared(folder: Path) -> Path:
     except OSError as error:
         raise PlatformError(f"can't make {folder}: {error.strerror}", "Give access to it.") from error
     return folder
+
+
+def end(folder: Path, at: str) -> int:
+    """End the containers of the plane `at`, whose folder is `folder`; returns how many there were.
+
+    An engine that the plane never used is not asked. Raises PlatformError for one that can't be removed.
+    """
+    ended = 0
+    for program in ENGINES:
+        if not (folder / program).is_dir():
+            continue
+        engine, label = Engine(program), f"{AT}={at}"
+        names = [one.name for one in engine.containers(label)]
+        engine.stop(names, STOP_GRACE)
+        engine.remove(names)
+        if left := engine.containers(label):
+            text = f"{program} did not remove {', '.join(one.name for one in left)}"
+            raise PlatformError(text, f"Try `{program} rm --force NAME`, then `tidegate down` again.")
+        ended += len(names)
+    return ended

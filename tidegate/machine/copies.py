@@ -1,11 +1,13 @@
-"""A copy of a release for a moment: its Bento, served by one process of ours on a free port.
+"""A copy of a release for a moment: its Bento by one process of ours, or its image as a container of ours.
 
 Gates that compare two releases start both like this, the same way and at the same time, so that the
-machine, the router and what else goes on there are the same for both.
+machine, the router and what else goes on there are the same for both. Which way it is, is the plane's: what
+is measured is what would run.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import shutil
@@ -22,6 +24,9 @@ import httpx
 from tidegate import bentos
 from tidegate.core.release import ReleaseRecord
 from tidegate.errors import PlatformError
+from tidegate.machine.containers import Recipe, container
+from tidegate.machine.engine import Engine
+from tidegate.machine.engine import environment as engine_environment
 from tidegate.machine.processes import free_ports
 
 PATIENCE = 60.0  # seconds to ready
@@ -69,6 +74,81 @@ def serve(
     with launched(command, environment, port, folders=(metrics,)) as started:
         started.wait(patience, f"a copy of release {record.id}", _HINT)
         yield Copy(started.url, started.process.pid, record.id, time.monotonic() - started.began)
+
+
+# Removes container $2 by engine $1 when its standard input ends, as above.
+_SWEEPER = """
+trap '' HUP INT TERM
+read -r line
+"$1" rm --force "$2" >/dev/null 2>&1
+"""
+
+
+@contextmanager
+def contain(recipe: Recipe, record: ReleaseRecord, *, patience: float = PATIENCE) -> Iterator[Copy]:
+    """Serve a release's image as a container until the block ends, whatever ends it.
+
+    Raises ReleaseNotFound when the image is not here or not the recorded one, PlatformError when it does not
+    become ready, with the end of what it said.
+    """
+    image, engine = recipe.image(record), recipe.engine
+    (port,) = free_ports(1)
+    name = f"tidegate-copy-{record.id}-{port}-{os.getpid()}"
+    environment, _ = Recipe(engine).environment(record, "")  # it logs nothing, and looks nothing up
+    made = container(
+        recipe,
+        image,
+        name=name,
+        port=port,
+        labels={},
+        environment=environment,
+        grace=int(GRACE),
+        restart=False,
+    )
+    with _swept([engine.program, name]):
+        began = time.monotonic()
+        try:
+            recipe.run(made)
+            url = f"http://127.0.0.1:{port}"
+            pid = _await_container(engine, name, url, began + patience, record.id)
+            yield Copy(url, pid, record.id, time.monotonic() - began)
+        finally:
+            engine.stop([name], int(GRACE))
+            engine.remove([name])
+
+
+@contextmanager
+def _swept(arguments: Sequence[str]) -> Iterator[None]:
+    """Have a container removed by somebody else, too, as `_guarded` does with a process."""
+    guard = subprocess.Popen(
+        ["sh", "-c", _SWEEPER, "tidegate-guard", *arguments],
+        env=engine_environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        yield
+    finally:
+        guard.kill()
+        guard.communicate()
+
+
+def _await_container(engine: Engine, name: str, url: str, deadline: float, release: str) -> int:
+    """Return the id of the container's process on this machine once it is ready; raises PlatformError."""
+    pid, looked = engine.process(name), time.monotonic()
+    with httpx.Client(timeout=2.0) as client:
+        while pid and time.monotonic() < deadline:
+            with contextlib.suppress(httpx.HTTPError):
+                if client.get(f"{url}/readyz").status_code == 200 and engine.process(name):
+                    return pid
+            if time.monotonic() - looked > 1.0:  # the engine's program is no light question
+                pid, looked = engine.process(name), time.monotonic()
+            time.sleep(0.02)
+    said = _cause(engine.words(name, 60))
+    text = f"a container of release {release} {'was not ready in time' if pid else 'ended'}"
+    raise PlatformError(f"{text}: {said or 'it said nothing'}", _HINT)
 
 
 @dataclass(frozen=True)

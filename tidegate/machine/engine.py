@@ -60,6 +60,11 @@ class Engine:
         done = self._call(["container", "inspect", *ids])
         return [_seen(one) for one in self._parsed(done)]
 
+    def process(self, name: str) -> int:
+        """Return the id of a container's first process, as this machine counts them; 0 when none runs."""
+        found = self._parsed(self._call(["container", "inspect", name]))
+        return _seen(found[0]).pid if found else 0
+
     def image(self, name: str) -> Image | None:
         """Return an image by id or name; None when it is not here."""
         done = self._call(["image", "inspect", name])

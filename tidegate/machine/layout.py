@@ -5,6 +5,7 @@
   ports.json            where the plane answers, chosen once
   envoy/                bootstrap.json, and the xDS files that the router adapter writes
   logs/                 one rotated file a program
+  podman/, docker/      the started releases where containers serve them; their engine keeps their logs
 {home}/targets/<plane>.json is what Prometheus is told of it.
 """
 

@@ -1,18 +1,20 @@
-"""What is loaded on a plane, read without an agent: files, supervisord's word, and the kernel's counts.
+"""What is loaded on a plane, read without an agent: files, the keeper's word, and the kernel's counts.
 
 Only reads: unlike the adapter's `list`, it puts nothing right.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import psutil
 
-from tidegate.errors import Unreachable
-from tidegate.machine.placements import Placed, Placements
+from tidegate.errors import PlatformError, Unreachable
+from tidegate.machine.containers import AT, NAME, mark
+from tidegate.machine.engine import ENGINES, Engine
+from tidegate.machine.layout import Layout
+from tidegate.machine.placements import WORKLOADS, Placed, Placements
 from tidegate.machine.supervisord import ALIVE, Supervisord
 
 
@@ -21,7 +23,7 @@ class Process:
     """One replica. `began` is seconds since the epoch, `memory` bytes (resident), `cpu` seconds."""
 
     endpoint: str
-    state: str  # supervisord's word, or `not started`
+    state: str  # the word of supervisord or of the engine, or `not started`
     pid: int = 0
     began: float = 0.0
     memory: int = 0
@@ -58,33 +60,53 @@ class Running:
         return sum(process.cpu for process in self.processes)
 
 
-def read(folder: Path, socket: Path) -> tuple[list[Running], str]:
-    """Return the releases placed in a plane's folder, and why supervisord does not tell more, if so."""
-    problem = ""
-    known: dict[str, dict[str, Any]] = {}
-    try:
-        known = Supervisord(socket).processes()
-    except Unreachable as error:
-        problem = str(error)
-    placed = [found for _, found in sorted(Placements(folder).read().items())]
-    return [_running(found, known) for found in placed], problem
+def read(at: Layout) -> tuple[list[Running], str]:
+    """Return the releases placed on a plane, and why supervisord or an engine does not tell more, if so."""
+    found: list[Running] = []
+    problems: list[str] = []
+    for kept, ask in ((WORKLOADS, _programs), *((engine, _containers(engine)) for engine in ENGINES)):
+        placed = [one for _, one in sorted(Placements(at.folder, kept).read().items())]
+        if not placed and kept != WORKLOADS:
+            continue
+        known: dict[str, tuple[str, int]] = {}
+        try:
+            known = ask(at)
+        except (Unreachable, PlatformError) as error:
+            problems.append(str(error))
+        found += [_running(one, known) for one in placed]
+    return found, " ".join(problems)
 
 
-def _running(found: Placed, known: dict[str, dict[str, Any]]) -> Running:
+def _programs(at: Layout) -> dict[str, tuple[str, int]]:
+    """Return the state of each program, and the id of its process if it runs."""
+    known = Supervisord(at.supervisor).processes()
+    states = {name: str(info["statename"]) for name, info in known.items()}
+    return {n: (states[n], int(known[n]["pid"]) if states[n] in ALIVE else 0) for n in known}
+
+
+def _containers(program: str) -> Callable[[Layout], dict[str, tuple[str, int]]]:
+    def ask(at: Layout) -> dict[str, tuple[str, int]]:
+        seen = Engine(program).containers(f"{AT}={mark(at.home.root, at.plane)}")
+        return {one.labels.get(NAME, ""): (one.state.upper(), one.pid) for one in seen}
+
+    return ask
+
+
+def _running(found: Placed, known: Mapping[str, tuple[str, int]]) -> Running:
     pairs = zip(found.programs, found.ports, strict=True)
     processes = tuple(_process(known.get(name), port) for name, port in pairs)
     return Running(found.record.model, found.release, found.record.registry.version, processes)
 
 
-def _process(info: dict[str, Any] | None, port: int) -> Process:
+def _process(said: tuple[str, int] | None, port: int) -> Process:
     endpoint = f"127.0.0.1:{port}"
-    if info is None:
+    if said is None:
         return Process(endpoint, "not started")
-    state = str(info["statename"])
-    if state not in ALIVE or not info["pid"]:
+    state, pid = said
+    if not pid:
         return Process(endpoint, state)
     try:
-        process = psutil.Process(int(info["pid"]))
+        process = psutil.Process(pid)
         with process.oneshot():
             times = process.cpu_times()
             memory, cpu = process.memory_info().rss, times.user + times.system
