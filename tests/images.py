@@ -70,6 +70,7 @@ def base() -> str:
         (root / "usr/bin/python3").symlink_to(python)
         for name in ("tmp", "etc", "proc", "sys", "dev", "run", "var/tmp"):
             (root / name).mkdir(parents=True, exist_ok=True)
+        (root / "tmp").chmod(0o1777)  # podman copies it into the tmpfs that lies over it
         archive = Path(folder) / "root.tar"
         subprocess.run(["tar", "-C", str(root), "-cf", str(archive), "."], check=True)
         made = podman("import", "--quiet", str(archive))
