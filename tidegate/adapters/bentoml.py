@@ -32,6 +32,7 @@ SERVING_PACKAGES = (
     "httptools",
     "msgspec",
     "numpy",
+    "nvidia-ml-py",
     "onnxruntime",
     "protobuf",
     "pyarrow",

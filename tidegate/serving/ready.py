@@ -60,8 +60,8 @@ class Runs:
     def warm(self, rows: Sequence[Any], predict: Callable[[Any], Any]) -> None:
         """Compute the examples' `rows` in each size of a batch that may come, the largest first.
 
-        On a GPU the first of a size takes memory and chooses its kernels: no caller waits for that, and memory
-        that is too little for the largest batch stops the start instead of failing a request.
+        On a GPU the first of a size takes memory and chooses its kernels: no caller waits for that, and too
+        little memory for the largest batch stops the start instead of failing a request.
         """
         together = np.concatenate(rows)
         size = self._most
