@@ -87,7 +87,7 @@ class StoresSpec(_Spec, frozen=True):
     dvc: str = "{home}/dvc"
     bentos: str = "{home}/bentoml"
     predictions: str = "{home}/predictions"
-    features: str = "sqlite:///{home}/features.db"
+    features: str = "sqlite:///{home}/features/features.db"
     cache: Annotated[str, msgspec.Meta(pattern=r"^(rediss?://[^/].*)?\Z")] = ""  # a Redis; none by default
 
 

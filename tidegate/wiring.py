@@ -102,6 +102,7 @@ def workloads(spec: config.Platform, where: config.Home) -> ports.Workloads:
             recipe(spec, where),
             bentos_path(spec, where),
             targets=Layout(where, spec.plane).targets,
+            holding=_shown(spec, where),
         )
 
     if spec.workloads.adapter == "supervisor" and any(
@@ -113,6 +114,19 @@ def workloads(spec: config.Platform, where: config.Home) -> ports.Workloads:
         )
     known = {"supervisor": supervisor, "podman": contained, "docker": contained}
     return _choose("workloads", spec.workloads.adapter, known)
+
+
+def _shown(spec: config.Platform, where: config.Home) -> object:
+    """Return an open store of features, if it is a file.
+
+    Who may only read such a file can't make what SQLite keeps beside it; it is there while somebody has it
+    open who may write.
+    """
+    if store_scheme(where.address(spec.stores.features))[0] != "sqlite":
+        return None
+    store = features(spec, where)
+    store.read([])
+    return store
 
 
 def in_containers(spec: config.Platform) -> bool:
@@ -172,7 +186,7 @@ def features_address(spec: config.Platform, where: config.Home, address: str = "
     if not (scheme == "sqlite" and path) and not re.match(r"rediss?://[^/]", address):
         raise ConfigError(
             f"stores.features: `{address}` is no feature store",
-            "Give it the form `sqlite:///{home}/features.db` or `redis://host:6379/0`.",
+            "Give it the form `sqlite:///{home}/features/features.db` or `redis://host:6379/0`.",
         )
     return address
 

@@ -74,7 +74,7 @@ def test_a_run_says_what_it_stored_and_get_shows_it(checkout: Path) -> None:
     assert code == 1
     assert "shop:2:sales  0.5  for 3," in said
     assert "shop:9:sales  –" in said
-    assert (checkout / "home" / "features.db").is_file()
+    assert (checkout / "home" / "features" / "features.db").is_file()
 
 
 def test_again_as_of_the_same_moment_is_the_same(checkout: Path) -> None:

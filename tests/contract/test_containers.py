@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import socket
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ from tests.images import OPTIONS, containers_at, image_release, podman, usable
 from tests.planes import eventually, tiny_record
 from tidegate.adapters.answers import recent
 from tidegate.adapters.containers import ContainerWorkloads
+from tidegate.adapters.features import SqliteFeatures
 from tidegate.core.containers import Limits
 from tidegate.core.images import image_name
 from tidegate.core.release import ImageRef
@@ -34,6 +34,11 @@ from tidegate.machine.meter import Meter
 from tidegate.machine.processes import carrying, is_free
 from tidegate.ports import ReplicaState
 
+READS = """
+import sqlite3, sys
+connection = sqlite3.connect(f"file:{sys.argv[1]}?mode=ro", uri=True)
+print(connection.execute("SELECT value FROM entries").fetchone()[0])
+"""
 WRITES = "import sys; open(sys.argv[1], 'w').write('x')"
 
 
@@ -206,10 +211,10 @@ def _environment(name: str) -> dict[str, str]:
 def test_what_it_writes_down_lies_where_the_plane_reads_it(engine: None, tmp_path: Path) -> None:
     """Answers and predictions reach the machine's folders, features can be read, and that is all there is."""
     features = tmp_path / "features" / "features.db"
-    features.parent.mkdir()
-    sqlite3.connect(features).close()
     log = tmp_path / "predictions"
     places = {"TIDEGATE_PREDICTIONS": str(log), "TIDEGATE_FEATURES": f"sqlite:///{features}"}
+    store = SqliteFeatures(features)
+    store.write("a", {"k": b"0.25"}, 600)  # and it stays open, as an agent has it
     with containers_at(tmp_path, places=places) as workloads:
         workloads.start(image_release(1), 2)
         eventually(lambda: _ready(workloads), 30)
@@ -218,7 +223,11 @@ def test_what_it_writes_down_lies_where_the_plane_reads_it(engine: None, tmp_pat
         assert _writes(name, f"{said['TIDEGATE_PREDICTIONS']}/segments/toy/1.open")
         assert (log / "segments" / "toy" / "1.open").read_text() == "x"
         assert not _writes(name, f"{said['TIDEGATE_PREDICTIONS']}/segments/other")
-        assert not _writes(name, said["TIDEGATE_FEATURES"].removeprefix("sqlite:///"))
+        file = said["TIDEGATE_FEATURES"].removeprefix("sqlite:///")
+        assert not _writes(name, file)
+        assert podman("exec", name, "python3", "-c", READS, file) == "b'0.25'"
+        store.write("a", {"k": b"0.5"}, 600)
+        assert podman("exec", name, "python3", "-c", READS, file) == "b'0.5'"
         assert (log / "segments").stat().st_mode & 0o077 == 0, "nobody here gets to what all may write"
         answers = tmp_path / "planes" / "staging" / "answers"
         for index in (0, 1):

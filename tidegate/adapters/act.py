@@ -25,9 +25,16 @@ import psutil
 from tidegate.core.triggers import LABELS
 from tidegate.errors import PlatformError
 
-# What tools need to reach a network as the user does; everything else of the host stays outside.
+# What tools need to reach a network, and a container engine its images, as the user does; everything else of
+# the host stays outside.
 _PASSED = ("LANG", "TMPDIR", "XDG_RUNTIME_DIR", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE")
 _PASSED_PREFIXES = (
+    "CONTAINERS_",
+    "CONTAINER_HOST",
+    "DOCKER_HOST",
+    "DOCKER_CONFIG",
+    "XDG_CONFIG_HOME",
+    "XDG_DATA_HOME",
     "PIP_",
     "UV_",
     "HTTP_PROXY",

@@ -38,7 +38,8 @@ class ContainerWorkloads(Kept):
     """Workloads of the plane `at` (`machine.containers.mark`), whose folder is `folder`.
 
     `recipe` says how they run, `rows(bento tag)` gives warm-up requests: by default those of the Bentos in
-    `bentos_home`, where it has them. `targets` is the file that tells Prometheus of the replicas.
+    `bentos_home`, where it has them. `targets` is the file that tells Prometheus of the replicas; `holding` is
+    kept as long as this is.
     """
 
     def __init__(
@@ -50,8 +51,10 @@ class ContainerWorkloads(Kept):
         *,
         rows: Rows | None = None,
         targets: Path | None = None,
+        holding: object = None,
     ) -> None:
         placements = Placements(folder, recipe.engine.program)
+        self._holding = holding
         super().__init__(
             placements,
             _Containers(placements, at, recipe),
