@@ -428,7 +428,7 @@ def test_a_release_from_before_declarations_is_compared(
 # ------------------------------------------------------------ slices
 @pytest.mark.parametrize("kind", KINDS)
 def test_slices_of_any_task_are_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
-    """As good on both sides: PASS. One side's predictions turned round: FAIL by name, beside production too."""
+    """As good on both sides: PASS. One side's turned round: FAIL by name, beside production, too."""
     room = Room(tmp_path, kind, "slices", slices_settings(kind))
     registry = room.in_production()
     code, found = room.look(slices, monkeypatch, registry)
