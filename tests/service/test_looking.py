@@ -24,6 +24,7 @@ from tests.service.running import ROOT, Built, build, free_port, ready, start
 from tidegate.machine.placements import Placed
 from tidegate.machine.targets import Targets
 from tidegate.ports import Route
+from tidegate.selftest.gpu import compile_stub
 
 CHROMIUM = Path("/usr/bin/chromium")
 PROMETHEUS = ROOT / "envs" / "prometheus"
@@ -41,7 +42,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
 
 @pytest.fixture(scope="module")
 def port(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """A service with every part switched on, and a few requests answered and refused."""
+    """A service with every part and a GPU (NVML's stub) switched on, and a few requests asked of it."""
     folder, found = tmp_path_factory.mktemp("looking"), free_port()
     (folder / "settings.yaml").write_text(EVERYTHING)
     process = start(
@@ -50,6 +51,8 @@ def port(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int
         TIDEGATE_SETTINGS=str(folder / "settings.yaml"),
         TIDEGATE_PREDICTIONS=str(folder / "predictions"),
         TIDEGATE_FEATURES=f"sqlite:///{folder}/features.db",
+        LD_LIBRARY_PATH=str(compile_stub(folder / "nvml")),
+        NVML_STUB="healthy",
     )
     try:
         assert ready(process, found), process.stdout.read().decode() if process.stdout else ""
