@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from tidegate import config, wiring
+from tidegate.core.release import ReleaseRecord
 from tidegate.errors import TidegateError
+from tidegate.machine.containers import Recipe
 from tidegate.machine.processes import is_free
 
 GIT_NEEDED = (2, 38)  # merge-tree --write-tree
@@ -67,6 +69,7 @@ def examine(checkout: Path | None) -> list[Check]:
     checks += check_sockets(where, platforms)
     checks += check_ports(where, platforms)
     checks += check_stores(where, platforms)
+    checks += check_containers(where, platforms, config.load(checkout))
     checks += check_remotes(checkout, platforms)
     return checks
 
@@ -207,6 +210,35 @@ def _store(name: str, address: str) -> Check:
     return Check(
         f"store {name}", ok, state, f"Fix the permissions of {at}, or move it in envs/platform.yaml."
     )
+
+
+# ---------------------------------------------------------------- containers
+def check_containers(
+    where: config.Home, platforms: dict[str, config.Platform], desired: config.Desired
+) -> Iterator[Check]:
+    """Whether each engine that runs releases answers, and has the images of what Git names."""
+    asked: set[str] = set()
+    for name, spec in platforms.items():
+        if not wiring.in_containers(spec):
+            continue
+        try:
+            recipe = wiring.recipe(spec, where)
+            if spec.workloads.adapter not in asked:
+                asked.add(spec.workloads.adapter)
+                yield Check(spec.workloads.adapter, True, recipe.engine.version())
+        except TidegateError as error:
+            yield Check(spec.workloads.adapter, False, error.message, error.action)
+            continue
+        for model, release in desired.environments[name].releases.items():
+            yield _image(recipe, name, model, desired.records[release])
+
+
+def _image(recipe: Recipe, environment: str, model: str, record: ReleaseRecord) -> Check:
+    name = f"image of {model} ({environment})"
+    try:
+        return Check(name, True, f"{record.id}, {recipe.image(record).id.removeprefix('sha256:')[:12]}")
+    except TidegateError as error:
+        return Check(name, False, error.message, error.action)
 
 
 # ---------------------------------------------------------------- the remote

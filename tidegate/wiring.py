@@ -144,7 +144,7 @@ def recipe(spec: config.Platform, where: config.Home) -> Recipe:
     for name, key in (("TIDEGATE_FEATURES", "features"), ("TIDEGATE_CACHE", "cache")):
         if re.match(r"rediss?://([^@/]*@)?(localhost|127\.|\[::1\])", found.get(name, "")):
             raise ConfigError(
-                f"stores.{key}: in a container {found[name]} is the container itself",
+                f"stores.{key}: an address on loopback, which in a container is the container itself",
                 "Give the address by which other machines reach it.",
             )
     if (file := found.get("TIDEGATE_FEATURES", "")).startswith("sqlite:"):

@@ -19,17 +19,20 @@ import psutil
 import pytest
 
 from tests.images import OPTIONS, containers_at, image_release, podman, usable
-from tests.planes import eventually, tiny_record
+from tests.planes import eventually, tiny_record, write_checkout
+from tidegate import doctor, planes, wiring
 from tidegate.adapters.answers import recent
 from tidegate.adapters.containers import ContainerWorkloads
 from tidegate.adapters.features import SqliteFeatures
+from tidegate.config import Desired, Environment, Home, Platform
 from tidegate.core.containers import Limits
 from tidegate.core.images import image_name
 from tidegate.core.release import ImageRef
 from tidegate.errors import ConfigError, PlatformError, ReleaseNotFound, Unreachable
-from tidegate.machine import copies
+from tidegate.machine import copies, running
 from tidegate.machine.containers import AT, NAME, Recipe, called, mark
 from tidegate.machine.engine import Engine
+from tidegate.machine.layout import Layout
 from tidegate.machine.meter import Meter
 from tidegate.machine.processes import carrying, is_free
 from tidegate.ports import ReplicaState
@@ -238,6 +241,87 @@ def test_what_it_writes_down_lies_where_the_plane_reads_it(engine: None, tmp_pat
         assert answers.stat().st_mode & 0o077 == 0
 
 
+# ---------------------------------------------------------------- a plane of them
+PLATFORM = {"plane": "staging", "workloads": {"adapter": "podman"}, "images": {"run": list(OPTIONS)}}
+
+
+def _write(checkout: Path, platform: dict[str, Any]) -> None:
+    (checkout / "envs" / "staging" / "platform.yaml").write_text(json.dumps(platform))
+
+
+def test_down_leaves_no_container_and_up_brings_them_back(engine: None, tmp_path: Path) -> None:
+    """On their ports, since what ran where is written down; another adapter would start none of it again."""
+    checkout, home = write_checkout(tmp_path / "checkout"), Home(tmp_path / "home")
+    _write(checkout, PLATFORM)
+    at = Layout(home, "staging")
+    try:
+        planes.up(checkout, home, "staging", agent=False)
+        workloads = wiring.workloads(wiring.platform(checkout, "staging"), home)
+        workloads.start(image_release(1), 2)
+        eventually(lambda: workloads.list()[0].ready, 30)
+        (found,), problem = running.read(at)
+        assert problem == ""
+        assert [(p.endpoint, p.state) for p in found.processes] == [
+            (e, "RUNNING") for e in workloads.list()[0].endpoints
+        ]
+        assert found.memory > 2 * 2**20
+        ports = workloads.list()[0].endpoints
+        assert planes.down(home) == 4  # supervisord, Envoy, two containers
+        assert Engine("podman").containers(f"{AT}={mark(home.root, 'staging')}") == []
+        assert planes.down(home) == 0
+        planes.up(checkout, home, "staging", agent=False)
+        workloads.list()
+        eventually(lambda: workloads.list()[0].ready, 30)
+        assert workloads.list()[0].endpoints == ports
+        planes.down(home)
+        _write(checkout, {"plane": "staging"})
+        planes.up(checkout, home, "staging", agent=False)
+        assert list(workloads.list()) == []
+    finally:
+        planes.down(home)
+
+
+def test_doctor_asks_for_the_engine_and_the_images(engine: None, tmp_path: Path) -> None:
+    """What runs as containers needs both; where nothing does, neither is asked for."""
+    record = image_release(1)
+    spec = msgspec.convert(PLATFORM, Platform)
+    named = Environment("staging", {"toy": record.id}, spec)
+    for here, images in ((True, record.images), (False, None)):
+        known = {record.id: msgspec.structs.replace(record, images=images)}
+        desired = Desired("c", {"staging": named}, known)
+        found = list(doctor.check_containers(Home(tmp_path), {"staging": spec}, desired))
+        assert [(check.name, check.ok) for check in found] == [
+            ("podman", True),
+            ("image of toy (staging)", here),
+        ]
+    assert list(doctor.check_containers(Home(tmp_path), {"staging": Platform()}, desired)) == []
+
+
+def test_limits_of_a_process_are_refused(tmp_path: Path) -> None:
+    """supervisord would ignore them: what is said must be what holds."""
+    spec = msgspec.convert({"plane": "staging", "workloads": {"memory": "1g"}}, Platform)
+    with pytest.raises(ConfigError, match="nothing limits a process"):
+        wiring.workloads(spec, Home(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("stores", "words"),
+    [
+        ({"features": "redis://127.0.0.1:6379/0"}, "is the container itself"),
+        ({"cache": "redis://:secret@localhost:6379/0"}, "is the container itself"),
+        ({"features": "sqlite:///{home}/features.db"}, "holds more than features"),
+    ],
+)
+def test_places_that_no_container_reaches_are_refused(
+    tmp_path: Path, stores: dict[str, str], words: str
+) -> None:
+    """Loopback is another one inside, and a folder of the home would show it all."""
+    spec = msgspec.convert({**PLATFORM, "stores": stores}, Platform)
+    with pytest.raises(ConfigError, match=words) as error:
+        wiring.recipe(spec, Home(tmp_path))
+    assert "secret" not in str(error.value)
+
+
 # ---------------------------------------------------------------- which are refused
 def test_an_image_that_was_never_built_is_named(real: ContainerWorkloads, tmp_path: Path) -> None:
     """The error ends with the command that builds it, and nothing is left behind."""
@@ -362,7 +446,7 @@ import msgspec
 from tests.images import OPTIONS
 from tidegate.core.containers import Limits
 from tidegate.core.release import ReleaseRecord
-from tidegate.machine import copies
+from tidegate.machine import copies, running
 from tidegate.machine.containers import Recipe
 from tidegate.machine.engine import Engine
 record = msgspec.json.decode(sys.argv[1], type=ReleaseRecord)
