@@ -32,7 +32,7 @@ from tidegate.files import digest
 from tidegate.machine import copies
 
 BUILTIN = (
-    *("data", "drift", "quality", "slices"),
+    *("data", "drift", "quality", "slices", "variants"),
     "artifact",
     *("contract", "parity", "load", "resources", "gpu", "cost"),
 )  # in the order in which they run: cost reads what load measured

@@ -17,18 +17,20 @@ def columns(root: Path, package: str) -> tuple[str, ...]:
     return tuple(_module(root, package, "features").COLUMNS)
 
 
-def scorer(root: Path, package: str, artifact: Path) -> Callable[[Mapping[str, Any]], Any]:
+def scorer(
+    root: Path, package: str, artifact: Path, file: str = "model.onnx"
+) -> Callable[[Mapping[str, Any]], Any]:
     """Return what maps raw columns to the model's answers: a number a row, or one a class, `[n, K]`.
 
-    `artifact` is the model's folder. The code is that of `root`, whatever is imported already. Raises NoData
-    when a part is missing; what the model's own code raises is passed on.
+    `artifact` is the model's folder, `file` which of its files is run. The code is that of `root`, whatever
+    is imported already. Raises NoData when a part is missing; what the model's own code raises is passed on.
     """
-    for needed in (artifact / "features.json", artifact / "model.onnx"):
+    for needed in (artifact / "features.json", artifact / file):
         if not needed.is_file():
             raise NoData(f"the trained model has no {needed.name}", "Run `dvc repro`.")
     features, scoring = (_module(root, package, name) for name in ("features", "score"))
     vocabulary = features.load(artifact / "features.json")
-    opened = scoring.session(artifact / "model.onnx")
+    opened = scoring.session(artifact / file)
     return lambda columns: scoring.score(opened, features.compute_columns(columns, vocabulary))
 
 

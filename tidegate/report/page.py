@@ -186,7 +186,7 @@ TITLES = {
     "load": "Latency beside production's",
     "cost": "Cost beside production's",
 }
-PLACES = (*TITLES, "resources", "gpu", "data", "parity", "contract", "artifact")
+PLACES = (*TITLES, "resources", "gpu", "variants", "data", "parity", "contract", "artifact")
 
 
 def _ordered(reports: Sequence[Report]) -> list[Report]:
