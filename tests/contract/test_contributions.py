@@ -19,11 +19,12 @@ from hypothesis.extra import numpy as arrays
 from models.flight_delay import features, train
 from models.flight_delay.score import score, session
 from tests.builders import tiny_model
+from tests.toys import onnx_model
 from tidegate.adapters.lightgbm import LOG_ODDS, TREES, Trees, contributions
 from tidegate.adapters.onnx import asker
 from tidegate.core.shapley import sampled
 from tidegate.errors import NoData, PlatformError
-from tidegate.explaining import explain
+from tidegate.explaining import explain, orders
 
 WIDTH = len(features.FEATURES)
 PARAMETERS = {"rounds": 20, "hide": 0.02, "seed": 7, "lightgbm": {"num_leaves": 15}}
@@ -217,6 +218,54 @@ def test_without_trees_the_model_is_asked(tmp_path):
     assert shares["hour"].error is not None
     assert shares["hour"].value == pytest.approx(0.001 * (hours[0] - hours[1:].mean()), abs=0.002)
     assert all(abs(share.value) < 1e-6 for name, share in shares.items() if name != "hour")
+
+
+@pytest.mark.parametrize(
+    ("objective", "unit", "as_answered"),
+    [
+        ("regression", "", lambda total: total),
+        ("quantile", "", lambda total: total),
+        ("poisson", "log", math.exp),
+        ("tweedie", "log", math.exp),
+        ("cross_entropy", LOG_ODDS, lambda total: 1 / (1 + math.exp(-total))),
+    ],
+)
+def test_trees_of_another_task_are_explained_in_its_unit(tmp_path, objective, unit, as_answered):
+    """A regression adds up to its answer in the label's unit, a count to its logarithm; no number is taken
+    for a probability."""
+    random = np.random.default_rng(5)
+    matrix = random.normal(size=(300, 3))
+    label = 1 / (1 + np.exp(-matrix[:, 0])) if objective == "cross_entropy" else np.exp(matrix[:, 0])
+    settings = {"objective": objective, "verbose": -1, "num_threads": 1, "deterministic": True}
+    booster = lgb.train(
+        settings, lgb.Dataset(matrix, label, feature_name=["a", "b", "c"]), num_boost_round=10
+    )
+    (tmp_path / TREES).write_text(booster.model_to_string())
+    answer = {"late": 1 / (1 + math.exp(-0.25)), "minutes": float(booster.predict(matrix[:1])[0])}
+    found = explain(tmp_path, dict(zip("abc", matrix[0].tolist(), strict=True)), answer, list)
+    assert (found.of, found.unit, found.method) == ("minutes", unit or "minutes", "TreeSHAP, exact")
+    assert as_answered(found.total) == pytest.approx(answer["minutes"], abs=1e-6)
+
+
+def test_the_file_that_gave_the_answer_is_asked(tmp_path):
+    """Of a model in several files the one whose number was answered explains it; of classes, the answered."""
+    weights = np.random.default_rng(2).normal(size=(3, 3))
+    onnx_model(tmp_path / "model.onnx", weights, "probabilities", softmax=True)
+    onnx_model(tmp_path / "model.int8.onnx", np.round(weights), "probabilities", softmax=True)
+    matrix = np.random.default_rng(1).normal(size=(30, 3))
+    seen = [dict(zip("abc", row, strict=True)) for row in matrix.tolist()]
+    for variant in ("model.onnx", "model.int8.onnx"):
+        outputs = [float(values[0]) for values in asker(tmp_path / variant)(matrix[:1]).values()]
+        for place, said in enumerate(("no", "maybe", "yes")):
+            answer = {"said": said, **dict(zip(("no", "maybe", "yes"), outputs, strict=True))}
+            found = explain(tmp_path, seen[0], answer, lambda: seen[1:])
+            assert (found.of, found.unit) == (said, said)
+            assert found.total == pytest.approx(outputs[place], abs=1e-6)
+
+
+def test_many_features_take_fewer_orders():
+    """As many as before for what a table has; of a text's tokens so few that a person can wait for them."""
+    assert [orders(count) for count in (1, 25, 32, 64, 256, 5000)] == [200, 200, 200, 50, 20, 20]
 
 
 def test_few_others_are_no_background(tmp_path):

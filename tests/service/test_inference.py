@@ -9,7 +9,7 @@ import json
 import math
 import struct
 from types import SimpleNamespace
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
@@ -85,6 +85,7 @@ class Odd(msgspec.Struct, forbid_unknown_fields=True):
 
     at: datetime.datetime
     colour: Colour
+    size: Literal["small", "large"]
     flag: bool
     whole: int | None
     numbers: list[float]
@@ -102,6 +103,7 @@ class Answer(msgspec.Struct):
 ODD = [
     ("at", "2026-01-02T03:04:05Z"),
     ("colour", "red"),
+    ("size", "large"),
     ("flag", True),
     ("whole", None),
     ("numbers", "[1.5, 2.5]"),
@@ -115,6 +117,7 @@ def test_every_field_has_a_tensor() -> None:
     assert {field.name: field.datatype for field in made.inputs} == {
         "at": "BYTES",
         "colour": "BYTES",
+        "size": "BYTES",
         "flag": "BOOL",
         "whole": "INT64",
         "numbers": "BYTES",

@@ -13,6 +13,10 @@ from tidegate.errors import NoData, PlatformError
 
 TREES = "trees.txt"  # in the artifact; training writes it
 LOG_ODDS = "log-odds"
+# What trees add up, by the objective they were trained for, where an answer is not their sum itself.
+UNITS = {"binary sigmoid:1": LOG_ODDS, "cross_entropy": LOG_ODDS}
+UNITS |= dict.fromkeys(("poisson", "gamma", "tweedie"), "log")
+SUMS = ("regression", "regression_l1", "huber", "fair", "quantile", "mape", "lambdarank", "rank_xendcg")
 
 
 class Trees:
@@ -34,13 +38,18 @@ class Trees:
         if self._booster.num_model_per_iteration() != 1:
             raise NoData(f"{TREES} answers several classes at once", "Explain it by asking the model.")
         self.names: tuple[str, ...] = tuple(self._booster.feature_name())
-        binary = re.search(r"^objective=binary sigmoid:1$", text, re.MULTILINE)
-        self.unit = LOG_ODDS if binary else "the trees' sum"
+        self.unit = _unit(text)
+
+    def answers(self, rows: Any) -> npt.NDArray[np.float64]:
+        """Return [n]: what the trees answer, in the label's own unit: of two classes a probability."""
+        found = self._booster.predict(np.asarray(rows, dtype=np.float64), num_threads=1)
+        return np.asarray(found, dtype=np.float64)
 
     def contributions(self, rows: Any) -> npt.NDArray[np.float64]:
         """Return [n, F + 1]: what each feature added, then the base; their sum is the trees' sum.
 
-        In `unit`: log-odds for a model of two classes. Raises PlatformError for rows of another width.
+        In `unit`: log-odds for a model of two classes, "" where the sum is the answer. Raises PlatformError
+        for rows of another width.
         """
         matrix = np.asarray(rows, dtype=np.float64)
         if matrix.ndim != 2 or matrix.shape[1] != len(self.names):
@@ -50,6 +59,15 @@ class Trees:
             )
         found = self._booster.predict(matrix, pred_contrib=True, num_threads=1)
         return np.asarray(found, dtype=np.float64)
+
+
+def _unit(text: str) -> str:
+    """Return what the trees add up; "" where the sum is what they answer."""
+    found = re.search(r"^objective=(.*)$", text, re.MULTILINE)
+    named = found[1].strip() if found else ""
+    if named in SUMS:
+        return ""
+    return UNITS.get(named) or UNITS.get(named.partition(" ")[0], "the trees' sum")
 
 
 def contributions(folder: Path, rows: Any) -> npt.NDArray[np.float64]:

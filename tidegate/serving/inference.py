@@ -64,10 +64,17 @@ def fields(form: Form) -> tuple[Field, ...]:
             _DATATYPES.get(column.kind, BYTES),
             (*column.group, column.key),
             column.nullable or column.grouped,
-            column.kind == "other" and not isinstance(column.rule, _TEXTS),
+            column.kind == "other" and not _a_text(column.rule),
         )
         for column in form.columns.values()
     )
+
+
+def _a_text(rule: Any) -> bool:
+    """Tell whether JSON writes all that a type may be as a text: so do the tensors, as it stands."""
+    if isinstance(rule, inspect.LiteralType):
+        return all(isinstance(value, str) for value in rule.values)
+    return isinstance(rule, _TEXTS)
 
 
 class Tensors:
