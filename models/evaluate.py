@@ -41,6 +41,7 @@ MEASURED: Mapping[scores.Kind, tuple[str, ...]] = {
     "regression": tuple(scores.REGISTRY["regression"]),
     "ranking": tuple(scores.REGISTRY["ranking"]),
 }
+MODEL = "model"  # what charts call its line
 Count = Annotated[int, msgspec.Meta(ge=1)]
 
 
@@ -100,12 +101,9 @@ def depends_on(
 
 
 def points(chart: Chart) -> list[dict[str, Any]]:
-    """Return a chart as DVC draws it: a point a row."""
-    return [
-        {"series": one.name, "x": x, "y": y}
-        for one in chart.series
-        for x, y in zip(one.x, one.y, strict=True)
-    ]
+    """Return a chart's line of the model as DVC draws it: a point a row, beside other revisions' lines."""
+    (own,) = (one for one in chart.series if one.name == MODEL)
+    return [{"x": x, "y": y} for x, y in zip(own.x, own.y, strict=True)]
 
 
 def table(frame: pd.DataFrame, declared: Declaration, predictions: np.ndarray) -> pa.Table:
@@ -138,7 +136,7 @@ def evaluate(layout: Layout) -> dict[str, float | None]:
 
     layout.build.mkdir(parents=True, exist_ok=True)
     pq.write_table(table(holdout, declared, found), layout.build / "predictions.parquet", compression="zstd")
-    _plots(layout.build / "plots", curves.charts({"model": rows}, declared.classes, parameters["bins"]))
+    _plots(layout.build / "plots", curves.charts({MODEL: rows}, declared.classes, parameters["bins"]))
     known = {"artifact": digest_folder(layout.artifact)}
     names = scoring.columns(layout.root, package)
     known |= depends_on(holdout, names, predict, parameters["importance"])

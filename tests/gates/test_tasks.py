@@ -243,7 +243,7 @@ def test_evaluation_writes_what_the_task_has(tmp_path: Path, kind: str) -> None:
     assert shares["x"] > shares["said"] > shares["query"] == 0
     plots = [json.loads(path.read_text()) for path in sorted((room.build / "plots").iterdir())]
     assert len(plots) == KINDS[kind].charts
-    assert all(points and set(points[0]) == {"series", "x", "y"} for points in plots)
+    assert all(points and set(points[0]) == {"x", "y"} for points in plots)
 
 
 def test_what_was_drawn_for_another_task_is_gone(tmp_path: Path) -> None:
