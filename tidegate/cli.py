@@ -20,6 +20,7 @@ GROUPS = (
     "outcomes",
     "predictions",
     "model",
+    "images",
     "features",
     "tune",
     "gates",

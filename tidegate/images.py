@@ -3,12 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
 
 from tidegate.core.images import VARIANTS, difference, image_name
 from tidegate.core.release import ReleaseRecord
 from tidegate.errors import ReleaseNotFound
 
-__all__ = ["VARIANTS", "image_name", "verify"]
+__all__ = ["VARIANTS", "Builder", "Inspected", "image_name", "verify"]
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """An image that is here: its id (`sha256:…` of its configuration), labels and bytes."""
+
+    id: str
+    labels: Mapping[str, str]
+    size: int
+
+
+class Builder(Protocol):
+    """Builds images without a network. Raises PlatformError, and Unreachable when it does not answer."""
+
+    def inspect(self, name: str) -> Inspected | None:
+        """Return an image by name or id, or None when it is not here."""
+
+    def pull(self, name: str) -> Inspected:
+        """Return an image that is here, or is fetched now."""
+
+    def build(
+        self, context: Path, file: Path, name: str, *, timestamp: int, target: str = "", again: bool = False
+    ) -> Inspected:
+        """Build an image, every file and itself dated `timestamp`; `again` uses nothing built before."""
+
+    def push(self, name: str, to: str) -> None:
+        """Copy an image to a registry, or wherever the engine reaches."""
+
+    def has(self, name: str, path: str) -> bool:
+        """Tell whether an image has a file."""
+
+    def read(self, name: str, path: str) -> str | None:
+        """Return the text of a file of an image, or None."""
 
 
 def verify(record: ReleaseRecord, variant: str, image_id: str, labels: Mapping[str, str] | None) -> None:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from tidegate.adapters.mlflow import MlflowRegistry
     from tidegate.adapters.predictions import PredictionStore
     from tidegate.agent.loop import Ports as AgentPorts
+    from tidegate.images import Builder
+    from tidegate.imaging import Order, Tools
     from tidegate.machine.containers import Recipe
 
 T = TypeVar("T")
@@ -210,6 +212,37 @@ def bentos(spec: config.Platform, where: config.Home) -> BentoStore:
     from tidegate.adapters.bentoml import BentoStore
 
     return BentoStore(bentos_path(spec, where))
+
+
+def builder(spec: config.Platform, engine: str = "") -> Builder:
+    """Return what builds images: the platform's engine, or another one."""
+    from tidegate.adapters.builder import EngineBuilder
+
+    return EngineBuilder(engine or spec.images.engine, spec.images.build)
+
+
+def image_tools(spec: config.Platform, where: config.Home, engine: str = "") -> Tools:
+    """Return everything that building a release's image touches."""
+    from tidegate import imaging
+    from tidegate.adapters import containerfile, cyclonedx, wheels
+    from tidegate.core.containerfile import debian_packages, pinned
+
+    def bill(order: Order, requirements: str, status: str, system: str) -> str:
+        pins = pinned(requirements)
+        packages = [cyclonedx.Package(n, v, imaging.licence(n, v)) for n, v in pins.items()]
+        below = cyclonedx.System(*imaging.distribution(system), debian_packages(status)) if status else None
+        about = {"tidegate:commit": order.record.commit, "tidegate:variant": order.variant}
+        files = imaging.model_files(order)
+        return cyclonedx.bill(order.record, packages, files, about, image=order.name, system=below)
+
+    return imaging.Tools(
+        builder(spec, engine),
+        containerfile.generate,
+        lambda wanted, allowed, into: wheels.fetch(wanted, allowed, where.root / "wheels", into),
+        wheels.python,
+        wheels.uv,
+        bill,
+    )
 
 
 def state(spec: config.Platform, where: config.Home) -> ports.StateStore:

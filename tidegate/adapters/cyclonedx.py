@@ -21,32 +21,44 @@ class Package:
     licence: str | None
 
 
+@dataclass(frozen=True)
+class System:
+    """What an image's base brings along: its distribution, and (name, version, architecture) of packages."""
+
+    distribution: str  # debian, ubuntu
+    version: str
+    packages: Sequence[tuple[str, str, str]]
+
+
 def bill(
     record: ReleaseRecord,
     packages: Sequence[Package],
     files: Mapping[str, str],
     properties: Mapping[str, str],
+    *,
+    image: str = "",
+    system: System | None = None,
 ) -> str:
     """Return the bill of materials of a release: its packages and its model, whose `files` have a sha256.
 
-    It has no time, and its serial number comes from the release's id. Raises Fatal when CycloneDX's own
-    validator does not take it.
+    With the name of an `image` it is that image's, `system` being what is below. It has no time, and its
+    serial number comes from what it is of. Raises Fatal when CycloneDX's own validator does not take it.
     """
     from cyclonedx.model.bom import Bom, BomMetaData
     from cyclonedx.model.component import Component, ComponentType
     from cyclonedx.output.json import JsonV1Dot6
 
     service = Component(
-        name=record.model,
+        name=image or record.model,
         version=record.id,
-        type=ComponentType.APPLICATION,
-        bom_ref=f"release:{record.id}",
+        type=ComponentType.CONTAINER if image else ComponentType.APPLICATION,
+        bom_ref=f"image:{image}" if image else f"release:{record.id}",
         properties=_properties(properties),
     )
-    model = _model(record, files)
-    parts = [model, *map(_library, packages)]
+    parts = [_model(record, files), *map(_library, packages), *_below(system)]
+    of = f"urn:tidegate:image:{image}" if image else f"urn:tidegate:release:{record.model}:{record.id}"
     bom = Bom(
-        serial_number=uuid.uuid5(uuid.NAMESPACE_URL, f"urn:tidegate:release:{record.model}:{record.id}"),
+        serial_number=uuid.uuid5(uuid.NAMESPACE_URL, of),
         metadata=BomMetaData(component=service),
         components=parts,
     )
@@ -82,6 +94,27 @@ def _library(package: Package) -> Any:
         purl=purl,
         licenses=[LicenseExpression(package.licence)] if package.licence else None,
     )
+
+
+def _below(system: System | None) -> list[Any]:
+    from cyclonedx.model.component import Component, ComponentType
+    from packageurl import PackageURL
+
+    if system is None:
+        return []
+    name, version = system.distribution, system.version
+    found = [
+        Component(
+            name=name, version=version, type=ComponentType.OPERATING_SYSTEM, bom_ref=f"os:{name}-{version}"
+        )
+    ]
+    for package, number, architecture in system.packages:
+        about = {"arch": architecture, "distro": f"{name}-{version}"}
+        purl = PackageURL("deb", name, package, number, qualifiers=about)
+        found.append(
+            Component(name=package, version=number, type=ComponentType.LIBRARY, bom_ref=str(purl), purl=purl)
+        )
+    return found
 
 
 def _model(record: ReleaseRecord, files: Mapping[str, str]) -> Any:

@@ -8,6 +8,7 @@ from tidegate.core.release import ReleaseRecord
 
 VARIANTS = ("cpu", "gpu")
 PREFIX = "localhost/tidegate"
+EPOCH = 315532800  # 1980-01-01: the date of what has none of its own, as in wheels
 
 
 def image_name(record: ReleaseRecord, variant: str) -> str:

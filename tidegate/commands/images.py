@@ -1,0 +1,107 @@
+"""Commands on container images: build a release's, and make a base where no registry can be reached."""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tidegate import wiring
+
+Model = Annotated[str, typer.Argument(help="The model's name, as in params.yaml.")]
+Release = Annotated[str, typer.Option(help="A release's id; by default the one that was packaged here last.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+class Variant(StrEnum):
+    """What an image runs on."""
+
+    CPU = "cpu"
+    GPU = "gpu"
+
+
+class Program(StrEnum):
+    """What builds."""
+
+    PODMAN = "podman"
+    DOCKER = "docker"
+
+
+Which = Annotated[Variant, typer.Option(help="What the image runs on.")]
+Engine = Annotated[Program | None, typer.Option(help="What builds; by default what platform.yaml says.")]
+Base = Annotated[str, typer.Option(help="Build on this image instead of the one in platform.yaml.")]
+Push = Annotated[str, typer.Option(help="Copy the image there, e.g. registry.example.com/team/model:1.")]
+File = Annotated[Path | None, typer.Option(help="Only write the container file there; build nothing.")]
+Again = Annotated[bool, typer.Option("--again", help="Build what is installed anew, too.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add this group's commands."""
+    app.command("image")(image)
+    app.command("base-image")(base_image)
+
+
+def image(
+    model: Model,
+    variant: Which = Variant.CPU,
+    release: Release = "",
+    engine: Engine = None,
+    base: Base = "",
+    push: Push = "",
+    build_file: File = None,
+    again: Again = False,
+    as_json: Json = False,
+) -> None:
+    """Build the container image of a release, and write its digest beside the release's record.
+
+    Example: tidegate image my-model --variant cpu
+    """
+    from tidegate import bentos, imaging
+    from tidegate.files import write_atomic
+
+    checkout = wiring.find_checkout()
+    where, spec = wiring.home(checkout), wiring.platform(checkout, "staging")
+    record = imaging.recorded(checkout, model, release)
+    bento = bentos.verify(wiring.bentos_path(spec, where), record)
+    default = spec.images.base if variant is Variant.CPU else spec.images.gpu_base
+    order = imaging.Order(record, str(variant), bento, checkout, base or default, again)
+    tools = wiring.image_tools(spec, where, str(engine or ""))
+
+    def say(line: str) -> None:
+        typer.echo(line, err=as_json)
+
+    if build_file is not None:
+        write_atomic(build_file, imaging.build_file(order, tools))
+        say(f"written   {build_file}")
+        if as_json:
+            typer.echo(json.dumps({"variant": str(variant), "build_file": str(build_file)}))
+        return
+    built = imaging.make(order, tools, say)
+    paths = imaging.write(order, built)
+    if push:
+        tools.builder.push(order.name, push)
+        say(f"pushed    {push}")
+    say(f"recorded  {paths[0]}; bill of materials {paths[1]}")
+    if as_json:
+        typer.echo(imaging.told(built, str(variant), paths))
+
+
+def base_image(again: Again = False, engine: Engine = None, as_json: Json = False) -> None:
+    """Make a base for images by debootstrap, where no registry can be reached; one that is here is kept.
+
+    Example: tidegate base-image
+    """
+    from tidegate.adapters import debian
+
+    checkout = wiring.find_checkout()
+    builder = wiring.builder(wiring.platform(checkout, "staging"), str(engine or ""))
+    made = debian.make(builder, again=again)
+    name = debian.base_name()
+    if as_json:
+        typer.echo(json.dumps({"name": name, "id": made.id, "bytes": made.size}, indent=2))
+        return
+    typer.echo(f"base      {name}, {made.id[:19]}…, {made.size / 1e6:.0f} MB")
+    typer.echo(f"Use it: `--base {name}`, or `images: {{base: {name}}}` in envs/platform.yaml.")
