@@ -33,7 +33,7 @@ REQUIREMENTS = "requirements.txt"  # in SOURCE: the pins of all that serving nee
 class Source:
     """What a Bento is made of: a model's name, where its code and files are, and its version's number."""
 
-    model: str  # flight-delay; its packages are services.flight_delay and models.flight_delay
+    model: str  # my-model; its packages are services.my_model and models.my_model
     checkout: Path
     artifact: Path
     digest: str

@@ -246,11 +246,11 @@ class _Parser(argparse.ArgumentParser):
 
 def _arguments(gate: Gate[Any], argv: Sequence[str] | None) -> argparse.Namespace:
     parser = _Parser(prog=f"gates/{gate.name}.py", description=gate.decides.split("\n", 1)[0])
-    parser.add_argument("model", help="the model's name, e.g. flight-delay")
+    parser.add_argument("model", help="the model's name, e.g. my-model")
     parser.add_argument("--out", type=Path, help="folder of the report (default: build/<model>/gates)")
     parser.set_defaults(endpoint="", release="")
     if gate.needs == "endpoint":
-        text = "the model's base URL, e.g. http://127.0.0.1:8080/flight-delay"
+        text = "the model's base URL, e.g. http://127.0.0.1:8080/my-model"
         parser.add_argument("--endpoint", required=True, metavar="URL", help=text)
     if gate.needs != "files":
         parser.add_argument("--release", default="", metavar="ID", help="the release that must answer")

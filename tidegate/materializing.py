@@ -36,7 +36,7 @@ class Stored(NamedTuple):
     as_of: float
     keys: int
     removed: int
-    by_feature: Mapping[str, int]  # `carrier:late` → keys
+    by_feature: Mapping[str, int]  # `user:clicks` → keys
 
 
 def snapshot(root: Path, package: str, as_of: float | None) -> Snapshot:

@@ -1,4 +1,4 @@
-"""Serves one Bento in one process: `python -P -m tidegate.serve flight_delay:7-9be14c2 --port 8001`.
+"""Serves one Bento in one process: `python -P -m tidegate.serve my_model:7-9be14c2 --port 8001`.
 
 Travels inside every Bento, so that a release is started by the code that it was built with. It uses only
 what is public of BentoML and uvicorn; `bentoml serve` works on the same Bento, with a second process.

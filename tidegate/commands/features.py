@@ -25,7 +25,7 @@ _AsOf = Annotated[
 ]
 _To = Annotated[str, typer.Option("--to", help="Another store: sqlite:///file or redis://host:6379/0.")]
 _Keys = Annotated[
-    list[str], typer.Argument(help="entity_type:entity_id:feature_name, as in carrier:UA:late.")
+    list[str], typer.Argument(help="entity_type:entity_id:feature_name, as in user:42:clicks.")
 ]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -55,7 +55,7 @@ def materialize(
 ) -> None:
     """Compute a model's online features as of a moment, and store them, all or none.
 
-    Again as of the same moment it stores the same. Example: tidegate features materialize flight-delay
+    Again as of the same moment it stores the same. Example: tidegate features materialize my-model
     --as-of 2013-07-04T12:00
     """
     from tidegate import materializing, params
@@ -88,7 +88,7 @@ def get(
 ) -> None:
     """Show what the store holds under keys, and for how long; 1 when one of them is not there.
 
-    Example: tidegate features get flight-delay carrier:UA:late route:EWR-IAH:late
+    Example: tidegate features get my-model user:42:clicks page:home:clicks
     """
     from tidegate import params
 

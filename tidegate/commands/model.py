@@ -75,7 +75,7 @@ def remove(name: Model, as_json: Json = False, dry_run: DryRun = False) -> None:
 def package(model: Model, as_json: Json = False) -> None:
     """Build the Bento of a registered model whose gates passed, and write its release record.
 
-    Example: tidegate package flight-delay
+    Example: tidegate package my-model
     """
     from tidegate.packaging import Layout
     from tidegate.packaging import package as make

@@ -30,7 +30,7 @@ def precompute(
 ) -> None:
     """Answer requests by an environment's release now; the service gives these answers to who asks the same.
 
-    Example: tidegate predictions precompute flight-delay tomorrow.jsonl --hours 30
+    Example: tidegate predictions precompute my-model tomorrow.jsonl --hours 30
     """
     from tidegate import config, params, precomputing, wiring
 

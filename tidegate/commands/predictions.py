@@ -65,11 +65,11 @@ def query(
 ) -> None:
     """Ask the log by SQL: predictions, outcomes, and labelled (a prediction with each of its outcomes).
 
-    A feature is features.hour, an answer's field prediction.probability, what was sent inputs->>'tailnum';
+    A feature is features.age, an answer's field prediction.score, what was sent inputs->>'user';
     each has model, day, time (UTC), release, arm, source, latency_ms. It is only read.
 
-    Example: tidegate predictions query "SELECT release, count(*), avg(prediction.probability) FROM
-    predictions WHERE day = current_date AND features.hour > 17 GROUP BY release"
+    Example: tidegate predictions query "SELECT release, count(*), avg(prediction.score) FROM
+    predictions WHERE day = current_date AND features.age > 17 GROUP BY release"
     """
     if as_json and as_csv:
         raise ConfigError("--json and --csv are two forms", "Choose one.")
@@ -189,7 +189,7 @@ def erase(
     """Erase all predictions of a subject, and their outcomes; a field of its requests or an id names it.
 
     What stays is when, how many, and a keyed hash of the value. Example: tidegate predictions erase
-    flight-delay --key tailnum --value N14228
+    my-model --key user --value 42
     """
     store, _ = _store(environment)
     if not yes and not dry_run:

@@ -192,7 +192,7 @@ def promote(
 
     --continue is what the workflow runs: it prints a log, and takes no --json.
 
-    Example: tidegate promote flight-delay --to canary
+    Example: tidegate promote my-model --to canary
     """
     from tidegate.core.promotion import ORDER
 

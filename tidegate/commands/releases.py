@@ -19,7 +19,7 @@ OneModel = Annotated[str, typer.Argument(help="Only this model's.")]
 def releases(model: OneModel = "", as_json: AsJson = False) -> None:
     """Show which releases are loaded on each plane: why, since when, weight, replicas, memory and CPU.
 
-    It reads the plane itself, so it works without an agent. Example: tidegate releases flight-delay
+    It reads the plane itself, so it works without an agent. Example: tidegate releases my-model
     """
     from tidegate import wiring
 
@@ -130,7 +130,7 @@ def load(
 ) -> None:
     """Start a release and keep it up without traffic, to be switched to at once.
 
-    Example: tidegate load production flight-delay 82be568dc222 --reason "the fair begins tomorrow"
+    Example: tidegate load production my-model 82be568dc222 --reason "the fair begins tomorrow"
     """
     Asking("load", environment, model, reason, timeout, as_json, release).send().follow("loaded")
 
@@ -145,7 +145,7 @@ def unload(
 ) -> None:
     """Let go of a release that was loaded; one with traffic can't be unloaded.
 
-    Example: tidegate unload production flight-delay 82be568dc222
+    Example: tidegate unload production my-model 82be568dc222
     """
     Asking("unload", environment, model, reason, timeout, as_json, release).send().tell()
 
@@ -161,7 +161,7 @@ def switch(
     """Give a loaded release all traffic at once, and write it to Git; what ran stays loaded.
 
     It must have settled in that environment before: nothing watches it after. Example:
-    tidegate switch production flight-delay 82be568dc222 --reason "the old one does better on Sundays"
+    tidegate switch production my-model 82be568dc222 --reason "the old one does better on Sundays"
     """
     asking = Asking("switch", environment, model, reason, timeout, as_json, release)
     asking.send().follow("switched", also=("weight-zero", "gave-up"))

@@ -24,7 +24,7 @@ def report_build(
 
     Exits as the worst gate does: 0 PASS, 1 FAIL, 2 INCONCLUSIVE, 3 ERROR.
 
-    Example: tidegate report build flight-delay
+    Example: tidegate report build my-model
     """
     from tidegate import pages, wiring
     from tidegate.core.verdict import worst

@@ -26,7 +26,7 @@ def rollback(
 ) -> None:
     """Go back to the last verified release at once, and write it to Git.
 
-    Example: tidegate rollback production flight-delay --reason "complaints from Denver"
+    Example: tidegate rollback production my-model --reason "complaints from a customer"
     """
     Asking("rollback", environment, model, reason, timeout, as_json).send().follow()
 
@@ -40,7 +40,7 @@ def abort(
 ) -> None:
     """Take back a rollout that is under way, and write it to Git; what has settled is not touched.
 
-    Example: tidegate abort canary flight-delay --reason "wrong branch"
+    Example: tidegate abort canary my-model --reason "wrong branch"
     """
     Asking("abort", environment, model, reason, timeout, as_json).send().follow()
 
@@ -54,7 +54,7 @@ def pause(
 ) -> None:
     """Hold a rollout at its weight; its checks go on, and a breach still takes it back.
 
-    Example: tidegate pause canary flight-delay --reason "waiting for the weekend"
+    Example: tidegate pause canary my-model --reason "waiting for the weekend"
     """
     Asking("pause", environment, model, reason, timeout, as_json).send().tell()
 
@@ -68,7 +68,7 @@ def resume(
 ) -> None:
     """Let a paused rollout go on, or end the indefinite pause of its step.
 
-    Example: tidegate resume canary flight-delay
+    Example: tidegate resume canary my-model
     """
     Asking("resume", environment, model, reason, timeout, as_json).send().tell()
 
@@ -82,7 +82,7 @@ def approve(
 ) -> None:
     """Let a rollout into the step that waits for a person, as soon as its checks let it.
 
-    Example: tidegate approve production flight-delay --reason "looked at the pairs"
+    Example: tidegate approve production my-model --reason "looked at the pairs"
     """
     Asking("approve", environment, model, reason, timeout, as_json).send().tell()
 
@@ -96,7 +96,7 @@ def retry(
 ) -> None:
     """Open the pull request that takes a rejection away and asks for the release again.
 
-    Example: tidegate retry canary flight-delay --reason "the database was down, not the model"
+    Example: tidegate retry canary my-model --reason "the database was down, not the model"
     """
     from tidegate import pages, promotion, wiring
     from tidegate.core.promotion import Facts, Target
@@ -160,7 +160,7 @@ def mirror(
 ) -> None:
     """Point the registry's aliases where Git points; the agent calls this after each promotion.
 
-    Example: tidegate mirror '{"flight-delay": {"production": 7}}'
+    Example: tidegate mirror '{"my-model": {"production": 7}}'
     """
     from tidegate import wiring
     from tidegate.machine import processes

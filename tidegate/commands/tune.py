@@ -34,7 +34,7 @@ def tune(
     """Measure threads, processes and batches, and write the best into services/<model>/settings.yaml.
 
     The highest rate whose p99 keeps the cap wins; a simpler setting within the noise is preferred, and so
-    no batches. Example: tidegate tune flight-delay --p99 15
+    no batches. Example: tidegate tune my-model --p99 15
     """
     from tidegate import tuning
 

@@ -3,18 +3,18 @@
 A service's author writes what a request and an answer are (msgspec Structs), how to load, how features
 are computed, and what to answer of them. Example:
 
-    @bentoml.service(name="flight_delay", service_class=ModelService)
-    class FlightDelay:
-        request, response, feature_names = Flight, Delay, features.FEATURES
-        score, decision = "probability", "late"
+    @bentoml.service(name="my_model", service_class=ModelService)
+    class MyModel:
+        request, response, feature_names = Visit, Chance, features.FEATURES
+        score, decision = "chance", "buys"                       # what releases are compared by, if any
         def __init__(self) -> None:
-            folder = artifact(Path(__file__), "flight-delay")
+            folder = artifact(Path(__file__), "my-model")
             self.model = OnnxModel(folder, settings(Path(__file__)))
-        def features(self, flight: Flight) -> NDArray:           # one request → [1, features]
+        def features(self, visit: Visit) -> NDArray:             # one request → [1, features]
             return features.compute(...)
         def predict(self, rows: NDArray) -> dict[str, NDArray]:  # [n, features] → n answers, by column
-            late = self.model(rows)[:, 1]
-            return {"probability": late, "late": late >= 0.5}
+            chance = self.model(rows)[..., -1]
+            return {"chance": chance, "buys": chance >= 0.5}
 
 BentoML stays the service: its life cycle, `/livez`, `/readyz`, `/metrics` and packaging. What is asked by the
 thousand is answered in front of its middlewares, which cost more than the model itself: see `app`.

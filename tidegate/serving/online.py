@@ -2,8 +2,8 @@
 
 A service's class says where they lie, by the request's own fields:
 
-    online = Lookup("recent", {"carrier_late": "carrier:{carrier}:late", …})
-    precomputed = Precomputed("flight:{carrier}{flight}:{date}", unless=("weather", "recent"))
+    online = Lookup("recent", {"user_clicks": "user:{user}:clicks", …})
+    precomputed = Precomputed("{user}:{page}", unless=("recent",))
 
 A request whose field `recent` is null gets it from the store; one that carries it keeps its own. What the
 store does not know, has forgotten (time-to-live) or can't say right now has the feature's default, null where
@@ -44,7 +44,7 @@ class Lookup:
     """Which field of the request the store fills, and under which key each field of its Struct lies."""
 
     into: str
-    keys: Mapping[str, str]  # `carrier:{carrier}:late`, by the request's fields
+    keys: Mapping[str, str]  # `user:{user}:clicks`, by the request's fields
     defaults: Mapping[str, Any] = field(default_factory=dict)  # of what is missing; null otherwise
 
 
@@ -52,7 +52,7 @@ class Lookup:
 class Precomputed:
     """What makes two requests ask the same, and the fields with which a request must be computed."""
 
-    entity: str  # `{carrier}{flight}:{date}`, by the request's fields
+    entity: str  # `{user}:{page}`, by the request's fields
     unless: tuple[str, ...] = ()
 
 
