@@ -50,6 +50,9 @@ bench: $(READY)
 lock: $(READY)
 	$(BIN)/uv pip compile --quiet --generate-hashes --no-header --no-emit-index-url --extra dev \
 	  --python-version 3.11 pyproject.toml -o requirements.lock
+	@sed -n 's/^onnxruntime==\([^ ;]*\).*/onnxruntime-gpu==\1/p' requirements.lock | \
+	  $(BIN)/uv pip compile --quiet --generate-hashes --no-header --no-emit-index-url --no-annotate \
+	  --python-version 3.11 --constraint requirements.lock - -o requirements-gpu.lock
 
 # Stops and removes the demo, and what builds and tests leave. It leaves alone what serves: .tidegate/ holds
 # the state, the registry and the Bentos of this checkout's planes (`tidegate down`, then remove it yourself).

@@ -166,7 +166,7 @@ class ImagesSpec(_Spec, frozen=True):
     engine: Literal["podman", "docker"] = "podman"
     base: Annotated[str, msgspec.Meta(min_length=1)] = "docker.io/library/python:3.11-slim-bookworm"
     gpu_base: Annotated[str, msgspec.Meta(min_length=1)] = (
-        "docker.io/nvidia/cuda:12.9.1-cudnn-runtime-ubuntu24.04"
+        "docker.io/nvidia/cuda:13.0.1-cudnn-runtime-ubuntu24.04"
     )
     build: tuple[str, ...] = ()
     run: tuple[str, ...] = ()

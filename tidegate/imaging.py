@@ -224,7 +224,10 @@ def labels(order: Order, base: Inspected | None) -> dict[str, str]:
 
 def environment(order: Order) -> dict[str, str]:
     """Return what a workload's process finds in its environment, but for places, which are the image's."""
-    return bentos.serve_environment(Path(containerfile.SCRATCH), order.record)
+    plain = bentos.serve_environment(Path(containerfile.SCRATCH), order.record)
+    # Whatever the model's settings say: an image for GPUs looks for one, and runs without.
+    gpu = {"TIDEGATE_PROVIDER": "auto", "NVIDIA_DRIVER_CAPABILITIES": "compute,utility"}
+    return {**plain, **gpu} if order.variant == "gpu" else plain
 
 
 def parts(order: Order) -> list[str]:

@@ -72,7 +72,8 @@ class Layout:
         return (
             *(f":(glob){folder}/{package}/**" for folder in ("models", "services")),
             *(f":(glob){folder}/*.py" for folder in ("models", "services")),
-            *("gates", "tidegate", "params.yaml", "dvc.yaml", "requirements.lock", "pyproject.toml"),
+            *("gates", "tidegate", "params.yaml", "dvc.yaml", "pyproject.toml"),
+            *("requirements.lock", "requirements-gpu.lock"),
         )
 
     def record(self, release: str) -> Path:

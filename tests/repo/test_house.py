@@ -461,9 +461,9 @@ def test_every_test_says_its_property():
     assert bare == []
 
 
-def locked() -> dict[str, tuple[str, bool]]:
-    """Name → (version, whether it has a hash) of requirements.lock."""
-    text = (ROOT / "requirements.lock").read_text().replace("\\\n", " ")
+def locked(name: str = "requirements.lock") -> dict[str, tuple[str, bool]]:
+    """Name → (version, whether it has a hash) of a lock."""
+    text = (ROOT / name).read_text().replace("\\\n", " ")
     found = {}
     for line in text.splitlines():
         match = re.match(r"([A-Za-z0-9._-]+)(?:\[[^]]*\])?==(\S+)", line)
@@ -488,15 +488,19 @@ def test_the_lock_satisfies_the_project():
         )
 
 
-def test_every_locked_file_has_a_hash():
-    """Each requirement of the lock has a hash, and the lock names no index."""
-    assert [name for name, (_, hashed) in locked().items() if not hashed] == []
-    options = [
-        line
-        for line in (ROOT / "requirements.lock").read_text().splitlines()
-        if re.match(r"(-i|--(?!hash))", line)
-    ]
+@pytest.mark.parametrize("lock", ["requirements.lock", "requirements-gpu.lock"])
+def test_every_locked_file_has_a_hash(lock):
+    """Each requirement of a lock has a hash, and the lock names no index."""
+    assert [name for name, (_, hashed) in locked(lock).items() if not hashed] == []
+    options = [line for line in (ROOT / lock).read_text().splitlines() if re.match(r"(-i|--(?!hash))", line)]
     assert options == []
+
+
+def test_the_lock_for_gpus_is_that_of_the_others():
+    """An image for GPUs runs the same version of ONNX Runtime, and all else as it was tested."""
+    gpu, versions = locked("requirements-gpu.lock"), locked()
+    assert gpu.pop("onnxruntime-gpu")[0] == versions["onnxruntime"][0]
+    assert {name: version for name, (version, _) in gpu.items()} == {n: versions[n][0] for n in gpu}
 
 
 def test_the_makefile_installs_the_locked_uv():

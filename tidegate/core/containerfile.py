@@ -36,7 +36,7 @@ _TOOLS = (
     f" && install -D -m 644 {TOOLS}/healthy.py /app/healthy.py"
 )
 # Where the base has no Python; BentoML tells uv to look for one there.
-_OWN_PYTHON = f"if [ -d {TOOLS}/python ]; then mv {TOOLS}/python /app/python; fi"
+_OWN_PYTHON = f"if [ -d {TOOLS}/python ]; then mkdir -p /app && mv {TOOLS}/python /app/python; fi"
 # uv notes when it installed what; byte code would hold times, too, and differ by the order of compiling.
 _SAME = (
     r"find /app/.venv -name uv_cache.json -delete"
