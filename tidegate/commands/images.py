@@ -10,8 +10,10 @@ from typing import Annotated
 import typer
 
 from tidegate import wiring
+from tidegate.config import ENVIRONMENTS
+from tidegate.errors import Refused
 
-Model = Annotated[str, typer.Argument(help="The model's name, as in params.yaml.")]
+Model = Annotated[str, typer.Argument(help="The model's name, as in params.yaml; leave it out with --all.")]
 Release = Annotated[str, typer.Option(help="A release's id; by default the one that was packaged here last.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
@@ -35,6 +37,7 @@ Engine = Annotated[Program | None, typer.Option(help="What builds; by default wh
 Base = Annotated[str, typer.Option(help="Build on this image instead of the one in platform.yaml.")]
 Push = Annotated[str, typer.Option(help="Copy the image there, e.g. registry.example.com/team/model:1.")]
 File = Annotated[Path | None, typer.Option(help="Only write the container file there; build nothing.")]
+All = Annotated[bool, typer.Option("--all", help="What was packaged here, as environments run containers.")]
 Again = Annotated[bool, typer.Option("--again", help="Build what is installed anew, too.")]
 
 
@@ -45,7 +48,7 @@ def register(app: typer.Typer) -> None:
 
 
 def image(
-    model: Model,
+    model: Model = "",
     variant: Which = Variant.CPU,
     release: Release = "",
     engine: Engine = None,
@@ -53,12 +56,19 @@ def image(
     push: Push = "",
     build_file: File = None,
     again: Again = False,
+    every: All = False,
     as_json: Json = False,
 ) -> None:
     """Build the container image of a release, and write its digest beside the release's record.
 
-    Example: tidegate image my-model --variant cpu
+    With --all of each model that was packaged here, in the variants that environments run; of none, where
+    they run processes. Example: tidegate image my-model --variant cpu
     """
+    if every == bool(model):
+        raise Refused("an image is of a model, or --all are", "Name the model, as params.yaml does.")
+    if every:
+        _all(as_json)
+        return
     from tidegate import bentos, imaging
     from tidegate.files import write_atomic
 
@@ -87,6 +97,20 @@ def image(
     say(f"recorded  {paths[0]}; bill of materials {paths[1]}")
     if as_json:
         typer.echo(imaging.told(built, str(variant), paths))
+
+
+def _all(as_json: bool) -> None:
+    """Build what environments run, of each model that was packaged here last; nothing for processes."""
+    from tidegate import promotion
+
+    checkout = wiring.find_checkout()
+    specs = [wiring.platform(checkout, name) for name in ENVIRONMENTS]
+    variants = {"gpu" if spec.workloads.gpus else "cpu" for spec in specs if wiring.in_containers(spec)}
+    if not variants:
+        typer.echo("every environment runs processes: no image is built", err=as_json)
+    for model in promotion.built_models(checkout) if variants else ():
+        for variant in sorted(variants):
+            image(model, Variant(variant), as_json=as_json)
 
 
 def base_image(again: Again = False, engine: Engine = None, as_json: Json = False) -> None:
