@@ -68,7 +68,8 @@ def _load(bento: str) -> Any:
     context.service_name = service.name
     context.service_type = "entry_service"
     context.worker_index = 1
-    context.bento_name, _, context.bento_version = bento.rpartition("/")[2].partition(":")
+    tag = service.bento.tag if service.bento else None  # a folder is loaded where there is no store: an image
+    context.bento_name, context.bento_version = (tag.name, tag.version or "") if tag else (service.name, "")
     return service.to_asgi(is_main=True)
 
 
