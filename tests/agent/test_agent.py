@@ -433,6 +433,31 @@ def test_two_models_are_rolled_out_at_once_and_apart() -> None:
     assert text == release_yaml({MODEL: A, "other": other[1]})
 
 
+def test_each_model_goes_by_its_own_plan() -> None:
+    """What rollout.yaml lays over the defaults for one model moves the other by nothing; nor does its end."""
+    from tests.builders import record
+
+    files = envs(models=(MODEL, "other"))
+    own = "models: {other: {steps: [{setWeight: 30, pause: {duration: 60s, minRequests: 10}}]}}\n"
+    files["envs/canary/rollout.yaml"] += own
+    rig = Rig(files)
+    other = [record(n, "other").id for n in (1, 2)]
+    for env in ("production", "canary"):
+        rig.repository.push({f"envs/{env}/release.yaml": release_yaml({MODEL: A, "other": other[0]})})
+    rig.drive(30)
+    rig.repository.push({"envs/canary/release.yaml": release_yaml({MODEL: B, "other": other[1]})})
+    rig.drive(25)
+    assert rig.weights == {A: 50, B: 50}
+    assert rig.router.table["other"].weights == {other[0]: 70, other[1]: 30}
+    assert rig.phase("canary") == "Verified"
+    assert rig.status["models"]["other"]["canary"]["phase"] == "Progressing"
+    rig.bad[other[1]] = 0.5
+    rig.drive(20)
+    assert rig.weights == {A: 50, B: 50}
+    assert rig.router.table["other"].weights == {other[0]: 100}
+    assert rig.repository.text("envs/canary/release.yaml") == release_yaml({MODEL: B, "other": other[0]})
+
+
 # ---------------------------------------------------------------- people
 def ask(rig: Rig, **payload: str) -> int:
     """Ask for a rollback."""

@@ -33,7 +33,7 @@ from tidegate.machine import processes, unix_http
 from tidegate.machine.layout import INSTANCE
 from tidegate.ports import Route
 
-A, B = "aaaaaaaaaaaa", "bbbbbbbbbbbb"
+A, B, C = "aaaaaaaaaaaa", "bbbbbbbbbbbb", "cccccccccccc"
 pytestmark = pytest.mark.e2e
 
 
@@ -101,6 +101,23 @@ def test_a_release_without_weight_gets_no_request(plane: Plane, servers: Servers
             time.sleep(0.05)
             assert load.answered(B) == before
     assert load.answered(B) > 0
+
+
+def test_models_beside_each_other_keep_their_own_traffic(plane: Plane, servers: Servers) -> None:
+    """Moving one model's weights, and taking it away, changes nothing of what the other's callers get."""
+    mine, theirs = {A: servers.start(A), B: servers.start(B)}, {C: servers.start(C)}
+    router, beside = plane.router(), Route({C: 100}, theirs)
+    router.apply({"toy": Route({A: 100}, mine), "other": beside})
+    with Load(plane, "/other/x", "/other/slow0.05") as load:
+        for _ in range(5):
+            for table in (Route({A: 50, B: 50}, mine), Route({A: 0, B: 100}, mine), None):
+                router.apply({"other": beside} | ({"toy": table} if table else {}))
+                time.sleep(0.02)
+        before = router.read()
+    assert load.failed == {}
+    assert set(load.seen) == {("200", C)}
+    assert before["other"].weights == {C: 100}
+    assert "toy" not in before
 
 
 def test_a_killed_replica_loses_no_request(plane: Plane, servers: Servers) -> None:
