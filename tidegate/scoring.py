@@ -17,6 +17,18 @@ def columns(root: Path, package: str) -> tuple[str, ...]:
     return tuple(_module(root, package, "features").COLUMNS)
 
 
+def features(
+    root: Path, package: str, artifact: Path
+) -> tuple[tuple[str, ...], Callable[[Mapping[str, Any]], Any]]:
+    """Return the features' names, and what maps raw columns to them, `[n, F]`; see `scorer`."""
+    known = artifact / "features.json"
+    if not known.is_file():
+        raise NoData(f"the trained model has no {known.name}", "Run `dvc repro`.")
+    code = _module(root, package, "features")
+    loaded = code.load(known)
+    return tuple(code.FEATURES), lambda columns: code.compute_columns(columns, loaded)
+
+
 def scorer(
     root: Path, package: str, artifact: Path, file: str = "model.onnx"
 ) -> Callable[[Mapping[str, Any]], Any]:
@@ -28,10 +40,10 @@ def scorer(
     for needed in (artifact / "features.json", artifact / file):
         if not needed.is_file():
             raise NoData(f"the trained model has no {needed.name}", "Run `dvc repro`.")
-    features, scoring = (_module(root, package, name) for name in ("features", "score"))
-    vocabulary = features.load(artifact / "features.json")
+    _, compute = features(root, package, artifact)
+    scoring = _module(root, package, "score")
     opened = scoring.session(artifact / file)
-    return lambda columns: scoring.score(opened, features.compute_columns(columns, vocabulary))
+    return lambda columns: scoring.score(opened, compute(columns))
 
 
 def _module(root: Path, package: str, name: str) -> ModuleType:

@@ -30,7 +30,7 @@ import os, subprocess, sys, time
 from tidegate import gating
 from tidegate.core import gate
 from tidegate.core.verdict import Verdict
-from tidegate.selftest.room import Fault
+from tidegate.selftest.room import Fault, NotApplicable
 
 
 class SpeedSettings(gating.Settings, frozen=True):
@@ -63,6 +63,11 @@ def put(text):
 def broken(room):
     """A fault that can't be planted."""
     raise ValueError("no such column")
+
+
+def elsewhere(room):
+    """A fault that the model can't have."""
+    raise NotApplicable("it has no wheels")
 
 
 FAULTS = (FAULTS_HERE)
@@ -102,6 +107,7 @@ def test_a_fault_that_is_noticed(tmp_path: Path) -> None:
             "verdict": "FAIL",
             "expected": "FAIL",
             "reason": "value 4 > limit 3",
+            "applies": True,
         }
     ]
 
@@ -130,6 +136,65 @@ def test_what_is_not_noticed(tmp_path: Path, faults: str, verdict: str | None, r
     code, (found,), _ = ask(layout(tmp_path, faults))
     assert (code, found["verdict"]) == (1, verdict)
     assert reason in found["reason"]
+
+
+def test_what_a_model_can_not_have_is_told(tmp_path: Path) -> None:
+    """It is neither caught nor missed: nothing was tried, the reason says why, and it is not counted."""
+    faults = f'{TOO_MUCH} Fault("speed", "a flat tyre", Verdict.FAIL, elsewhere),'
+    root = layout(tmp_path, faults)
+    code, (_, found), _ = ask(root)
+    assert code == 0
+    assert found == {
+        "gate": "speed",
+        "fault": "a flat tyre",
+        "verdict": "NOT_APPLICABLE",
+        "expected": "FAIL",
+        "reason": "it has no wheels",
+        "applies": False,
+    }
+    command = [sys.executable, "-m", "tidegate", "gate", "selftest"]
+    shown = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout
+    assert "1 of 1 faults caught by 1 gate; 1 not applicable to this model" in shown
+    assert "it has no wheels" in shown
+
+
+def result(gate: str, verdict: Verdict, applies: bool = True) -> runner.Result:
+    """One fault's result, as expected."""
+    return runner.Result(gate, f"fault of {verdict}", verdict, verdict, "", applies=applies)
+
+
+@pytest.mark.parametrize(
+    ("results", "why"),
+    [
+        ([Verdict.FAIL] * 3, ""),
+        ([Verdict.FAIL] * 2 + [None], ""),
+        ([Verdict.FAIL] + [None] * 2, "1 of 3 faults were caught, and 2 must be"),
+        ([None] * 3, "0 of 3 faults were caught"),
+        ([Verdict.ERROR] * 3, "no fault that was caught made it FAIL"),
+    ],
+)
+def test_enough_must_be_caught_whatever_the_model_is(results: list[Verdict | None], why: str) -> None:
+    """What is left out may not hide that a gate was hardly tried; a user's own gate is not held to that."""
+    gates = {"data": why, "mine": ""}
+    for gate_name, expected in gates.items():
+        suite = runner.Suite(gate_name, tuple(range(len(results))))  # type: ignore[arg-type]
+        found = [
+            result(gate_name, one) if one else result(gate_name, Verdict.NOT_APPLICABLE, applies=False)
+            for one in results
+        ]
+        assert expected in runner.thin([suite], found).get(gate_name, "")
+        assert bool(expected) is bool(runner.thin([suite], found))
+
+
+def test_a_gate_that_does_not_apply_to_a_planted_fault_has_missed_it() -> None:
+    """Only the one who plants may say that a fault can't be; a gate that says it let the fault through."""
+    for verdict in (Verdict.NOT_APPLICABLE, Verdict.PASS):
+        found = runner.Result("data", "a fault", verdict, verdict, "")
+        assert not found.as_expected
+        assert not found.caught
+    assert not runner.Result(
+        "data", runner.CONTROL, Verdict.NOT_APPLICABLE, Verdict.PASS, "", 0, False
+    ).caught
 
 
 def test_a_gate_that_fails_everything_proves_nothing(tmp_path: Path) -> None:

@@ -2,24 +2,31 @@
 
 The champion is the release that is packaged in the real checkout, fetched from its registry. The candidate is
 a little off it: its files differ by a blank line, and its predictions by a noise that makes none of the two
-better.
+better. Predictions are moved in a space without ends: log odds, log probabilities of classes, or a number's
+distance from the mean in standard deviations.
 """
 
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
+from tidegate.core import scores
 from tidegate.core.release import RegistryRef
 from tidegate.files import digest_folder
 from tidegate.selftest.room import Room
 
-EVERY = 4  # of the holdout's rows one is kept, in their order
-NOISE = 0.05  # in log odds
+MOST = 14_000  # rows of the holdout; of more, one of several is kept, in their order
+NOISE = 0.05  # in the space in which predictions are moved
 PREDICTIONS = "build/{model}/predictions.parquet"
+Floats = NDArray[np.float64]
+Change = Callable[[Floats, np.random.Generator], Floats]
 
 
 def path(room: Room) -> str:
@@ -27,10 +34,18 @@ def path(room: Room) -> str:
     return PREDICTIONS.format(model=room.model)
 
 
-def names(room: Room) -> tuple[str, str]:
-    """Return what predictions.parquet calls its label and its probability."""
-    label, probability = room.frame(path(room)).columns[:2]
-    return str(label), str(probability)
+def thinned(room: Room) -> int:
+    """Return of how many rows one is kept."""
+    import pyarrow.parquet as pq
+
+    real = room.source / "data" / room.model / "holdout.parquet"
+    return math.ceil(int(pq.read_metadata(real).num_rows) / MOST) if not room.declared.group else 1
+
+
+def wider(room: Room) -> float:
+    """Return how much wider margins must be for as much to be told of the rows that are kept."""
+    every = thinned(room)
+    return 2 * math.sqrt(every) if every > 1 else 1.0
 
 
 def challenge(room: Room) -> None:
@@ -39,9 +54,9 @@ def challenge(room: Room) -> None:
     with (room.edit(f"build/{room.model}/model") / "examples.json").open("a") as examples:
         examples.write("\n")
     _evaluate(room)
-    room.write("holdout", room.frame("holdout").iloc[::EVERY])
-    room.write(path(room), room.frame(path(room)).iloc[::EVERY])
-    move(room, lambda odds, random: odds + random.normal(scale=NOISE, size=len(odds)))
+    for name in ("holdout", path(room)):
+        room.write(name, room.frame(name).iloc[:: thinned(room)])
+    move(room, lambda found, random: found + random.normal(scale=NOISE, size=found.shape))
 
 
 def _evaluate(room: Room) -> None:
@@ -58,30 +73,57 @@ def stale(room: Room) -> None:
         examples.write("\n")
 
 
-def move(room: Room, change: Any, where: Any = None) -> None:
-    """Change the candidate's log odds by `change(odds, random)`, in the rows that `where` marks."""
-    _, probability = names(room)
+def values(room: Room) -> Floats:
+    """Return the candidate's predictions, one column each: [n, K]."""
+    found: Floats = room.frame(path(room))[list(room.declared.columns)].to_numpy(dtype=np.float64)
+    return found
+
+
+def predict(room: Room, found: Any) -> None:
+    """Replace the candidate's predictions, [n, K] or one number for all."""
     frame = room.frame(path(room))
-    old = frame[probability].to_numpy().astype(np.float64)
-    odds = np.log(old) - np.log1p(-old)
-    new = 1 / (1 + np.exp(-change(odds, np.random.default_rng(1))))
-    frame[probability] = new if where is None else np.where(where, new, old)
-    room.write(path(room), frame)
+    wide = np.broadcast_to(np.asarray(found, dtype=np.float64), (len(frame), len(room.declared.columns)))
+    room.write(path(room), frame.assign(**dict(zip(room.declared.columns, wide.T, strict=True))))
 
 
-def predict(room: Room, values: Any) -> None:
-    """Replace the candidate's probabilities."""
-    room.write(path(room), room.frame(path(room)).assign(**{names(room)[1]: values}))
+def moved(room: Room, before: Floats, change: Change) -> Floats:
+    """Return predictions [n, K] changed where they have no ends; see the module."""
+    random = np.random.default_rng(1)
+    if room.declared.task != "classification":
+        middle, spread = before.mean(), before.std() or 1.0
+        return np.asarray(middle + spread * change((before - middle) / spread, random))
+    small = np.clip(before, 1e-9, 1 - 1e-9)
+    if not room.declared.classes:
+        return np.asarray(1 / (1 + np.exp(-change(np.log(small) - np.log1p(-small), random))))
+    logs = change(np.log(small), random)
+    shares = np.exp(logs - logs.max(axis=1, keepdims=True))
+    return np.asarray(shares / shares.sum(axis=1, keepdims=True))
+
+
+def move(room: Room, change: Change, where: Any = None) -> None:
+    """Change the candidate's predictions by `change(found, random)`, in the rows that `where` marks."""
+    before = values(room)
+    after = moved(room, before, change)
+    predict(room, after if where is None else np.where(np.asarray(where)[:, None], after, before))
+
+
+def sample(room: Room, found: Floats | None = None) -> scores.Sample:
+    """Return the room's rows as metrics take them, with the candidate's predictions or with others."""
+    declared, frame = room.declared, room.frame(path(room))
+    numbers = values(room) if found is None else found
+    groups = room.frame("holdout")[declared.group].to_numpy() if declared.group else None
+    shaped = numbers if declared.classes else numbers[:, 0]
+    return scores.sample(declared, frame[declared.label].to_numpy(), shaped, groups=groups)
 
 
 def own_champion(room: Room) -> None:
     """Give the candidate the champion's own predictions: their files differ, the answers do not."""
     import pandas as pd
 
-    label, probability = names(room)
     room.edit(path(room)).unlink()
     real = room.source / "build" / room.model / "predictions.parquet"
-    pd.read_parquet(real)[[label, probability]].iloc[::EVERY].to_parquet(room.root / path(room), index=False)
+    names = [room.declared.label, *room.declared.columns]
+    pd.read_parquet(real)[names].iloc[:: thinned(room)].to_parquet(room.root / path(room), index=False)
 
 
 def lost_version(room: Room) -> None:

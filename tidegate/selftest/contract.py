@@ -9,10 +9,12 @@ from typing import Any
 
 import msgspec
 
+from tidegate.core import contract, mutations, openapi
 from tidegate.core.release import BentoRef
 from tidegate.core.verdict import Verdict
+from tidegate.endpoint import PREDICT, Endpoint
 from tidegate.selftest.front import Ask, Asked, Reply
-from tidegate.selftest.room import Fault, Room, as_it_is
+from tidegate.selftest.room import Fault, NotApplicable, Room, as_it_is
 from tidegate.selftest.staged import Make, answers, behind, fields, gone, healthy, service
 
 FAIL, ERROR = Verdict.FAIL, Verdict.ERROR
@@ -68,8 +70,8 @@ def _hangs(asked: Asked, ask: Ask) -> Reply | None:
     return None
 
 
-def _dies() -> Make:
-    """Return a fault: the first text from right to left is the last thing that the service reads."""
+def _dies(room: Room) -> None:
+    """The first text from right to left is the last thing that the service reads."""
     dead: list[bool] = []
 
     def twist(asked: Asked, ask: Ask) -> Reply | None:
@@ -77,11 +79,7 @@ def _dies() -> Make:
             dead.append(True)
         return None if dead else ask(asked)
 
-    def make(room: Room) -> None:
-        dead.clear()
-        behind(twist)(room)
-
-    return make
+    behind(twist)(room)
 
 
 def _some_fail() -> Make:
@@ -93,11 +91,26 @@ def _publishes(content: bytes, status: int = 200) -> Make:
     return answers(lambda asked, reply: Reply(status, reply.headers, content), "/openapi.json")
 
 
-def _lacks(name: str) -> Make:
+def _lacks(room: Room) -> None:
+    name = room.declared.columns[0]
+
     def change(asked: Asked, reply: Reply) -> Reply:
+        if reply.status != 200:
+            return reply
         return reply.with_json({key: value for key, value in reply.json.items() if key != name})
 
-    return answers(lambda asked, reply: change(asked, reply) if reply.status == 200 else reply, "/predict")
+    answers(change, "/predict")(room)
+
+
+def _predicts(value: Any) -> Make:
+    """Return a fault: what the model predicts is answered as another value."""
+    return lambda room: fields("/predict", **{room.declared.columns[0]: value})(room)
+
+
+def _beyond(room: Room) -> None:
+    if room.declared.task != "classification":
+        raise NotApplicable("a number that is no probability has no range to be out of")
+    _predicts(2)(room)
 
 
 def _turns() -> Make:
@@ -126,12 +139,15 @@ def shapes(request, response):
     return msgspec.defstruct(request.__name__, fields, kw_only=True), response
 """
 ONE_LESS = """
+LAST = []
+
 def shapes(request, response):
-    fields = [(one.name, one.type) for one in msgspec.structs.fields(response)][:-1]
+    *fields, last = [(one.name, one.type) for one in msgspec.structs.fields(response)]
+    LAST[:] = [last[0]]
     return request, msgspec.defstruct(response.__name__, fields, kw_only=True)
 
 def answer(columns, rows):
-    return dict(list(columns.items())[:-1])
+    return {name: column for name, column in columns.items() if name != LAST[0]}
 """
 ASCII_ONLY = """
 def features(rows, request, names):
@@ -140,6 +156,27 @@ def features(rows, request, names):
             value.encode("ascii")
     return rows
 """
+
+
+def _places(room: Room) -> list[mutations.Place]:
+    """Return the fields of a request, as the healthy service publishes them."""
+    with Endpoint(room.shared["healthy"], 10.0) as endpoint:
+        return list(mutations.places(openapi.request_schema(endpoint.document(), PREDICT)))
+
+
+def _ascii_only(room: Room) -> None:
+    accepts = contract.acceptance()
+    if not any(
+        len(one.path) == 1 and accepts(one.schema, mutations.TEXTS["an emoji"]) for one in _places(room)
+    ):
+        raise NotApplicable("no field of a request takes a text of any letters")
+    service(ASCII_ONLY)(room)
+
+
+def _required_now(room: Room) -> None:
+    if all(one.required for one in _places(room) if len(one.path) == 1):
+        raise NotApplicable("each field of a request is required already")
+    _beside_original(REQUIRES)(room)
 
 
 def _beside_original(code: str) -> Make:
@@ -155,6 +192,9 @@ def _beside_original(code: str) -> Make:
 
 def _no_null(room: Room) -> None:
     """Let the release that runs in production publish less than it does there."""
+    accepts = contract.acceptance()
+    if not any(accepts(one.schema, None) for one in _places(room)):
+        raise NotApplicable("no field of a request may be null")
 
     def change(asked: Asked, reply: Reply) -> Reply:
         return reply.with_json(json.loads(reply.body.replace(b'{"type": "null"}', b'{"type": "boolean"}')))
@@ -188,11 +228,12 @@ FAULTS = (
     Fault("contract", "refusals name no field", FAIL, _blames(None)),
     Fault("contract", "refusals name another field", FAIL, _blames("somewhere")),
     Fault("contract", "hangs on 1 MB", FAIL, behind(_hangs), {"timeout": 0.5}),
-    Fault("contract", "dies of a text from right to left", FAIL, _dies()),
+    Fault("contract", "dies of a text from right to left", FAIL, _dies),
     Fault("contract", "3% of responses failing", FAIL, _some_fail()),
-    Fault("contract", "NaN in an answer", FAIL, fields(probability=float("nan"))),
-    Fault("contract", "an answer out of its range", FAIL, fields(probability=2)),
-    Fault("contract", "an answer's field is missing", FAIL, _lacks("probability")),
+    Fault("contract", "NaN in an answer", FAIL, _predicts(float("nan"))),
+    Fault("contract", "an answer out of its range", FAIL, _beyond),
+    Fault("contract", "no prediction that was declared", FAIL, lambda room: room.declare(prediction="gone")),
+    Fault("contract", "an answer's field is missing", FAIL, _lacks),
     Fault("contract", "the request id is lost", FAIL, fields(request_id="another")),
     Fault("contract", "another release answers", FAIL, fields(release="0" * 12)),
     Fault("contract", "two releases take turns", FAIL, _turns()),
@@ -208,9 +249,9 @@ FAULTS = (
     Fault("contract", "truncated examples", ERROR, _no_examples('[{"a": ')),
     Fault("contract", "missing examples", ERROR, _no_file),
     Fault("contract", "production's Bento is missing", ERROR, _production_gone),
-    Fault("contract", "a field is required now", FAIL, _beside_original(REQUIRES)),
+    Fault("contract", "a field is required now", FAIL, _required_now),
     Fault("contract", "null is forbidden now", FAIL, _no_null),
     Fault("contract", "an answer's field is removed", FAIL, _beside_original(ONE_LESS)),
     Fault("contract", "unknown fields are accepted", FAIL, service(ANY_FIELD)),
-    Fault("contract", "a letter beyond ASCII is a crash", FAIL, service(ASCII_ONLY)),
+    Fault("contract", "a letter beyond ASCII is a crash", FAIL, _ascii_only),
 )

@@ -88,7 +88,9 @@ class Crew:
                 if line.fault not in expected:
                     raise Fatal(f"the faults of {one.gate} changed while they were tried", "Try again.")
                 wanted = expected[line.fault]
-                result = Result(one.gate, line.fault, line.verdict, wanted, line.reason, line.seconds)
+                result = Result(
+                    one.gate, line.fault, line.verdict, wanted, line.reason, line.seconds, line.applies
+                )
                 found[line.fault] = result
                 self.tell(result)
             ended = _ended(worker, self.patience, log)
@@ -179,8 +181,11 @@ def bare(suites: Sequence[Suite]) -> list[str]:
 
 
 def counted(results: Sequence[Result]) -> str:
-    """Return how many faults were caught, in words."""
+    """Return how many faults were caught, and how many the model can't have, in words."""
     faults = [one for one in results if not one.is_control]
-    caught = sum(one.as_expected for one in faults)
+    tried = [one for one in faults if one.applies]
+    caught = sum(one.caught for one in tried)
     gates = len({one.gate for one in results})
-    return f"{caught} of {len(faults)} faults caught by {gates} {'gate' if gates == 1 else 'gates'}"
+    text = f"{caught} of {len(tried)} faults caught by {gates} {'gate' if gates == 1 else 'gates'}"
+    left = len(faults) - len(tried)
+    return text + (f"; {left} not applicable to this model" if left else "")

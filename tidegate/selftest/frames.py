@@ -1,14 +1,20 @@
-"""What the faults of gates that read data frames share: their settings, small splits, common damage."""
+"""What the faults of gates that read data frames share: their settings, small splits, common damage.
+
+Columns are picked by what params.yaml says of them, labels are spoilt by the model's declared task.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
+import numpy as np
 import yaml
 
 from tidegate import gating, params
-from tidegate.selftest.room import Room
+from tidegate.core.task import Declaration
+from tidegate.selftest.room import NotApplicable, Room
 
 Change = Callable[[Any], Any]
 
@@ -18,6 +24,64 @@ def settings(room: Room, gate: str) -> Any:
     return params.load(room.root).settings(gate, room.model, gating.load(room.source, gate).settings)
 
 
+def shares(room: Room) -> dict[str, float]:
+    """Return the model's raw columns, with how much it leans on each."""
+    content = msgspec.json.decode((room.root / "build" / room.model / "importance.json").read_bytes())
+    return dict(content["shares"])
+
+
+def raw_column(room: Room) -> str:
+    """Return the raw column that the model leans on most."""
+    known = shares(room)
+    if not known:
+        raise NotApplicable("the model leans on no column")
+    return max(known, key=known.__getitem__)
+
+
+# ---------------------------------------------------------------- labels
+def label(room: Room) -> str:
+    """Return the label's column."""
+    return room.declared.label
+
+
+def wrong(labels: Any, declared: Declaration) -> Any:
+    """Return labels as a mixed-up source has them.
+
+    Flipped; the rarest class called as the commonest; a number in a thousandth of its unit; all grades 0.
+    """
+    if declared.classes:
+        ranks = labels.value_counts().index
+        return labels.replace({ranks[-1]: ranks[0]})
+    if declared.task == "classification":
+        return 1 - labels
+    return labels * 1000 if declared.task == "regression" else labels * 0
+
+
+def wrongly(split: str) -> Callable[[Room], None]:
+    """Return a fault that gives a split's rows such labels."""
+    return lambda room: put(split, label, lambda values: wrong(values, room.declared))(room)
+
+
+def constant(split: str) -> Callable[[Room], None]:
+    """Return a fault that gives a split's rows one label: 0, or the commonest."""
+
+    def how(labels: Any) -> Any:
+        flag = set(labels.dropna().unique()) <= {0, 1}
+        return labels * 0 if flag else labels.mode()[0]
+
+    return put(split, label, how)
+
+
+def told(labels: Any, declared: Declaration) -> Any:
+    """Return labels as numbers from 0 to 1, evenly spread: what a column says that is made of the label."""
+    ranks = labels.rank(method="average").to_numpy() if not declared.classes else None
+    if ranks is None:
+        ranks = labels.map({name: place for place, name in enumerate(declared.classes)}).to_numpy()
+    low, high = np.nanmin(ranks), np.nanmax(ranks)
+    return (ranks - low) / (high - low)
+
+
+# ---------------------------------------------------------------- rows
 def shrink(room: Room, rows: int, seed: int = 1) -> None:
     """Keep a seeded sample of both splits, in their order: real rows, and a gate that takes no second."""
     for split in ("train", "holdout"):

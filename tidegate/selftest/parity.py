@@ -9,13 +9,18 @@ from typing import Any
 
 import numpy as np
 
+from tidegate import scoring
 from tidegate.core.verdict import Verdict
+from tidegate.selftest import graphs
+from tidegate.selftest.frames import raw_column, settings
 from tidegate.selftest.front import Asked, Reply
-from tidegate.selftest.room import Fault, Room, as_it_is
+from tidegate.selftest.room import Fault, NotApplicable, Room, as_it_is
 from tidegate.selftest.staged import MODEL, Make, answers, bento, fields, gone, healthy, service
 
 FAIL, ERROR = Verdict.FAIL, Verdict.ERROR
 QUICK: dict[str, Any] = {"rows": {"holdout": 30, "live": 30}, "drawn": 20, "timeout": 5}
+LOOKED_AT = 500  # rows of the holdout by which it is told whether a fault changes anything
+COARSE = 20  # tolerances between two numbers that are rounded to
 
 
 def prepare(room: Room) -> None:
@@ -24,20 +29,29 @@ def prepare(room: Room) -> None:
 
 
 # ---------------------------------------------------------------- what is heard
-def _prediction(change: Callable[[Any], Any]) -> Make:
-    """Return a fault: each prediction is answered as something else."""
+def _prediction(change: Callable[[Any, float], Any]) -> Make:
+    """Return a fault: each prediction is answered as something else; `change` gets it and a coarse step."""
 
     def make(room: Room) -> None:
-        fields("/predict", **{str(_settings(room)["prediction"]): change})(room)
+        step = _step(room)
+        changed = {name: lambda value: change(value, step) for name in room.declared.columns}
+        fields("/predict", **changed)(room)
 
     return make
 
 
-def _settings(room: Room) -> Any:
-    import yaml
+def _step(room: Room) -> float:
+    """Return a step that is coarse beside the tolerance."""
+    return max(1e-4, COARSE * float(settings(room, "parity").tolerance))
 
-    params = yaml.safe_load((room.root / "params.yaml").read_text())
-    return params["models"][room.model]["gates"]["parity"]
+
+def _rounded(value: Any, step: float) -> Any:
+    return round(value / step) * step
+
+
+def _inverted(room: Room) -> None:
+    whole = 1 if room.declared.task == "classification" else 0
+    _prediction(lambda value, step: whole - value)(room)
 
 
 def _features(change: Callable[[dict[str, Any]], Any]) -> Make:
@@ -67,17 +81,40 @@ def _drop_one(features: dict[str, Any]) -> dict[str, Any]:
     return dict(list(features.items())[1:])
 
 
-def _null_to_zero(features: dict[str, Any]) -> dict[str, Any]:
-    return {name: value or 0.0 for name, value in features.items()}
+def _null_to_zero(room: Room) -> None:
+    _seen_by(room, ZEROS)
+    _features(lambda features: {name: value or 0.0 for name, value in features.items()})(room)
 
 
 # ---------------------------------------------------------------- what is served; see staged.SPOILT
+def _seen_by(room: Room, code: str) -> None:
+    """Raise NotApplicable where some code, run on the pipeline's features, changes none of them enough."""
+    matrix, names = _matrix(room)
+    known: dict[str, Any] = {"rows": np.array(matrix), "names": names, "np": np}
+    exec(code, known)  # noqa: S102 - one of the texts below
+    after, before = (np.nan_to_num(np.asarray(one, np.float64), nan=1e30) for one in (known["rows"], matrix))
+    if not (np.abs(after - before) > settings(room, "parity").tolerance).any():
+        raise NotApplicable("it changes no feature of the holdout by more than the tolerance")
+
+
+def _matrix(room: Room) -> tuple[Any, list[str]]:
+    """Return features of some rows of the holdout, and their names."""
+    names, compute = scoring.features(room.root, room.package, room.root / "build" / room.model / "model")
+    return compute(room.frame("holdout").head(LOOKED_AT)), list(names)
+
+
 def _computes(code: str) -> Make:
     """Return a fault: the service's `rows` of features go through some code first."""
     body = "\n".join(f"    {line}" for line in code.strip().splitlines())
-    return service(
+    spoil = service(
         f"def features(rows, request, names):\n    rows = np.array(rows)\n{body}\n    return rows\n"
     )
+
+    def make(room: Room) -> None:
+        _seen_by(room, code)
+        spoil(room)
+
+    return make
 
 
 SWAPPED = "rows[:, [1, 2]] = rows[:, [2, 1]]"
@@ -96,36 +133,48 @@ ZEROS = "rows = np.nan_to_num(rows)"
 ONE_OFF = "rows[:, 1] += 1"
 HIDDEN = """
 def answer(columns, rows):
-    name = next(iter(columns))
-    return {**columns, name: np.round(columns[name].astype(float), 4)}
+    rounded = {{name: np.round(np.asarray(columns[name], float) / {step}) * {step} for name in {names}}}
+    return {{**columns, **rounded}}
 """
 
 
+def _rounded_inside(room: Room) -> None:
+    service(HIDDEN.format(step=_step(room), names=list(room.declared.columns)))(room)
+
+
 def _other_weights(copy: Path) -> None:
-    """Make the model another one: each leaf of its trees says a little more."""
-    import onnx
-
-    path = copy / MODEL / "model.onnx"
-    model = onnx.load(path)
-    changed = 0
-    for node in model.graph.node:
-        for attribute in node.attribute:
-            if attribute.name in ("class_weights", "target_weights"):
-                attribute.floats[:] = [1.05 * value for value in attribute.floats]
-                changed += 1
-    if not changed:
-        raise LookupError("the model has no trees: this fault can't be planted")
-    onnx.save(model, path)
+    """Make the model another one: all that it answers is a twentieth less."""
+    graphs.answer(copy / MODEL, 0.95, 0.0)
 
 
-def _other_codes(copy: Path) -> None:
-    """Swap two categories' codes: what training numbered 0 and 1 is 1 and 0 here."""
-    path = copy / MODEL / "features.json"
-    content = json.loads(path.read_text())
-    lists = [one for one in content["vocabulary"].values() if len(one) > 1]
-    for one in lists:
-        one[0], one[1] = one[1], one[0]
-    path.write_text(json.dumps(content))
+def _other_codes(room: Room) -> None:
+    """Number categories, or words, otherwise than training did: neighbours are swapped."""
+    path = room.root / "build" / room.model / "model" / "features.json"
+    before = json.loads(path.read_text())
+    after = _swapped(before)
+    if after == before:
+        raise NotApplicable("features.json numbers no categories or words")
+
+    def edit(copy: Path) -> None:
+        (copy / MODEL / "features.json").write_text(json.dumps(after, ensure_ascii=False))
+
+    bento(edit)(room)
+
+
+def _swapped(value: Any) -> Any:
+    """Return JSON in which of each list of texts, or mapping of words to numbers, neighbours are swapped."""
+    if isinstance(value, list):
+        if len(value) > 1 and all(isinstance(one, str) for one in value):
+            return [value[1], value[0], *value[2:]]
+        return [_swapped(one) for one in value]
+    if not isinstance(value, dict):
+        return value
+    if len(value) > 1 and all(type(one) is int for one in value.values()):
+        words = [name for name in value if name.isalnum()]
+        pairs = dict(zip(words[::2], words[1::2], strict=False))
+        turned = pairs | {second: first for first, second in pairs.items()}
+        return {name: value[turned.get(name, name)] for name in value}
+    return {name: _swapped(one) for name, one in value.items()}
 
 
 # ---------------------------------------------------------------- what the pipeline has
@@ -138,8 +187,9 @@ def _saved(change: Callable[[Any], Any]) -> Make:
 
     def make(room: Room) -> None:
         name = f"build/{room.model}/predictions.parquet"
-        column, frame = _settings(room)["prediction"], room.frame(name)
-        room.write(name, frame.assign(**{column: change(frame[column].to_numpy())}))
+        frame = room.frame(name)
+        changed = {column: change(frame[column].to_numpy()) for column in room.declared.columns}
+        room.write(name, frame.assign(**changed))
 
     return make
 
@@ -154,14 +204,12 @@ def _no_live(room: Room) -> None:
 
 
 def _no_column(room: Room) -> None:
-    frame = room.frame("holdout")
-    room.write("holdout", frame.drop(columns=frame.columns[3]))
+    room.write("holdout", room.frame("holdout").drop(columns=raw_column(room)))
 
 
 def _training_code(room: Room) -> None:
     """Let training compute in another way than the Bento that was packaged before."""
-    package = room.model.replace("-", "_")
-    path = room.edit(f"models/{package}/features.py")
+    path = room.edit(f"models/{room.package}/features.py")
     path.write_text(path.read_text() + MORE)
 
 
@@ -170,16 +218,16 @@ MORE = """
 _compute_columns = compute_columns
 
 
-def compute_columns(columns, vocabulary):
-    result = _compute_columns(columns, vocabulary)
+def compute_columns(columns, loaded):
+    result = _compute_columns(columns, loaded)
     result[:, 0] += 1
     return result
 """
 
 
 def _truncated_model(room: Room) -> None:
-    path = room.edit(f"build/{room.model}/model") / "model.onnx"
-    path.write_bytes(path.read_bytes()[:-1000])
+    for path in (room.edit(f"build/{room.model}/model")).glob("*.onnx"):
+        path.write_bytes(path.read_bytes()[:-1000])
 
 
 def _shuffle(values: Any) -> Any:
@@ -190,17 +238,17 @@ FAULTS = (
     Fault("parity", "no /features", ERROR, answers(lambda _, reply: reply.with_json({}, 404), "/features")),
     Fault("parity", "no feature is named", ERROR, _features(lambda features: {})),
     Fault("parity", "one feature is missing", FAIL, _features(_drop_one)),
-    Fault("parity", "unknown is answered as 0", FAIL, _features(_null_to_zero)),
-    Fault("parity", "predictions rounded", FAIL, _prediction(lambda value: round(value, 4))),
-    Fault("parity", "predictions constant", FAIL, _prediction(lambda value: 0.25)),
-    Fault("parity", "predictions inverted", FAIL, _prediction(lambda value: 1 - value)),
-    Fault("parity", "predictions NaN", FAIL, _prediction(lambda value: float("nan"))),
+    Fault("parity", "unknown is answered as 0", FAIL, _null_to_zero),
+    Fault("parity", "predictions rounded", FAIL, _prediction(_rounded)),
+    Fault("parity", "predictions constant", FAIL, _prediction(lambda value, step: 0.25)),
+    Fault("parity", "predictions inverted", FAIL, _inverted),
+    Fault("parity", "predictions NaN", FAIL, _prediction(lambda value, step: float("nan"))),
     Fault("parity", "predictions of the request before", FAIL, _late_by_one()),
     Fault("parity", "3% of responses failing", FAIL, answers(_some_fail)),
     Fault("parity", "another release answers", FAIL, fields("", release="0" * 12)),
     Fault("parity", "nobody answers", ERROR, gone),
     Fault("parity", "no row asked for", ERROR, as_it_is, {"rows": {"holdout": 0, "live": 0}}),
-    Fault("parity", "no prediction named", ERROR, as_it_is, {"prediction": ""}),
+    Fault("parity", "no prediction declared", ERROR, lambda room: room.declare(prediction="")),
     Fault("parity", "negative tolerance", ERROR, as_it_is, {"tolerance": -1}),
     Fault("parity", "wrong threshold key", ERROR, as_it_is, {"tolerence": 1}),
     Fault("parity", "missing holdout", ERROR, _missing("data/{model}/holdout.parquet")),
@@ -217,9 +265,9 @@ FAULTS = (
     Fault("parity", "float32 rounding", FAIL, _computes(FLOAT32)),
     Fault("parity", "float16 rounding", FAIL, _computes(FLOAT16)),
     Fault("parity", "unknown counts as 0", FAIL, _computes(ZEROS)),
-    Fault("parity", "an hour off", FAIL, _computes(ONE_OFF)),
+    Fault("parity", "one off in a feature", FAIL, _computes(ONE_OFF)),
     Fault("parity", "a feature of the time of the request", FAIL, _computes(NOW)),
-    Fault("parity", "prediction rounded inside", FAIL, service(HIDDEN)),
+    Fault("parity", "prediction rounded inside", FAIL, _rounded_inside),
     Fault("parity", "wrong model in the Bento", FAIL, bento(_other_weights)),
-    Fault("parity", "categories numbered otherwise", FAIL, bento(_other_codes)),
+    Fault("parity", "categories or words numbered otherwise", FAIL, _other_codes),
 )

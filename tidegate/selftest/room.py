@@ -1,7 +1,7 @@
 """Where a fault is planted: a throwaway checkout that shares the real one's files until it changes them.
 
-A room is made of real things: the flights that `dvc repro` prepared, the model that it trained, the Bento
-that it packaged, served as in staging. What a fault does not touch is a link to the original; `edit`
+A room is made of real things: the rows that `dvc repro` prepared, the model that it trained, the Bento that
+it packaged, served as in staging. What a fault does not touch is a link to the original; `edit`
 replaces it by a copy first, so nothing outside the room ever changes.
 """
 
@@ -21,9 +21,10 @@ from typing import Any
 import msgspec
 import yaml
 
-from tidegate import bentos, gating, wiring
+from tidegate import bentos, gating, params, wiring
 from tidegate.config import Home, merge, read_record
 from tidegate.core.release import BentoRef, ReleaseRecord
+from tidegate.core.task import Declaration
 from tidegate.core.verdict import Verdict
 from tidegate.errors import NoData
 from tidegate.machine import copies
@@ -38,6 +39,7 @@ class Fault:
 
     `make` plants it. `settings` are laid over the gate's own, for this fault (short durations). The verdict
     is never PASS; FAIL is the release's fault, INCONCLUSIVE too little to decide on, ERROR nobody could look.
+    Where the model can't have it, `make` raises NotApplicable, and nothing is tried.
     """
 
     gate: str
@@ -45,6 +47,10 @@ class Fault:
     expected: Verdict
     make: Callable[[Room], None]
     settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+class NotApplicable(Exception):
+    """A fault that this model can't have, with the reason: it counts neither as caught nor as missed."""
 
 
 def as_it_is(room: Room) -> None:
@@ -114,6 +120,25 @@ class Room:
     def close(self) -> None:
         """Stop what a fault started."""
         self.closing.close()
+
+    # ------------------------------------------------------------ the model
+    @property
+    def declared(self) -> Declaration:
+        """What the room's params.yaml says the model is for."""
+        return params.load(self.root).declared(self.model)
+
+    @property
+    def package(self) -> str:
+        """The model's folder in models/ and services/."""
+        named = params.load(self.root).document["models"][self.model].get("package")
+        return str(named or self.model.replace("-", "_"))
+
+    def declare(self, **keys: Any) -> None:
+        """Change what the room's params.yaml says the model is for."""
+        path = self.root / params.FILE
+        value = yaml.safe_load(path.read_text())
+        value["models"][self.model] |= keys
+        path.write_text(yaml.safe_dump(value))
 
     # ------------------------------------------------------------ files
     def edit(self, name: str) -> Path:

@@ -1,6 +1,8 @@
 """Plants each fault of a gate in a room of its own and reads what the gate says of it.
 
 First the gate must PASS where nothing is broken; a gate that fails everything would catch every fault, too.
+What a model can't have (labels flipped, where labels are numbers) is left out and said so; so that this does
+not hide what was never tried, a number of each gate's faults must be caught in any case.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ import contextlib
 import importlib
 import importlib.util
 import io
+import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,11 +26,12 @@ from tidegate import gating, report
 from tidegate.config import Home
 from tidegate.core.verdict import Verdict
 from tidegate.errors import ConfigError
-from tidegate.selftest.room import Fault, Room
+from tidegate.selftest.room import Fault, NotApplicable, Room
 
 CONTROL = "nothing broken"
 TIMED = ("load", "resources", "cost")  # by which faults are told apart
 TRIES = 3
+LEAST = 0.6  # of a gate's faults that must be caught, whatever the model is for
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,10 @@ class Suite:
 
 @dataclass(frozen=True)
 class Result:
-    """What a gate said of a fault. `verdict` is None where it said nothing that could be read."""
+    """What a gate said of a fault. `verdict` is None where it said nothing that could be read.
+
+    `applies` is False where the model can't have the fault: nothing was tried, and `reason` says why.
+    """
 
     gate: str
     fault: str
@@ -56,6 +63,7 @@ class Result:
     expected: Verdict
     reason: str
     seconds: float = 0.0
+    applies: bool = True
 
     @property
     def is_control(self) -> bool:
@@ -65,8 +73,15 @@ class Result:
     @property
     def as_expected(self) -> bool:
         """Whether the gate can be trusted with this: a fault is never passed, whatever was expected of it."""
+        if not self.applies:
+            return not self.is_control
         let_through = self.verdict is not None and not self.verdict.holds_back and not self.is_control
         return self.verdict is self.expected and not let_through
+
+    @property
+    def caught(self) -> bool:
+        """Whether a fault was planted, and noticed."""
+        return self.as_expected and self.applies and not self.is_control
 
 
 def suite(root: Path, gate: str) -> Suite:
@@ -95,6 +110,21 @@ def suite(root: Path, gate: str) -> Suite:
         getattr(module, "CONTROL", Verdict.PASS),
         getattr(module, "ALONE", gate in TIMED),
     )
+
+
+def thin(suites: Sequence[Suite], results: Sequence[Result]) -> dict[str, str]:
+    """Return gate → why too few of its faults were caught to show that it can say no; of built-in gates."""
+    found = {}
+    for one in suites:
+        caught = [result for result in results if result.gate == one.gate and result.caught]
+        least = math.ceil(LEAST * len(one.faults))
+        if one.gate not in gating.BUILTIN:
+            continue
+        if len(caught) < least:
+            found[one.gate] = f"{len(caught)} of {len(one.faults)} faults were caught, and {least} must be"
+        elif one.faults and not any(result.verdict is Verdict.FAIL for result in caught):
+            found[one.gate] = "no fault that was caught made it FAIL"
+    return found
 
 
 def run(source: Path, trial: Suite, model: str, folder: Path, home: Home) -> Iterator[Result]:
@@ -129,7 +159,8 @@ def _settled(
             break
         again()
         seen = look()
-    return Result(gate, name, seen.verdict, expected, seen.reason, round(time.monotonic() - began, 2))
+    took = round(time.monotonic() - began, 2)
+    return Result(gate, name, seen.verdict, expected, seen.reason, took, seen.applies)
 
 
 @dataclass(frozen=True)
@@ -138,6 +169,7 @@ class Seen:
 
     verdict: Verdict | None
     reason: str
+    applies: bool = True
 
 
 def _attempt(room: Room, trial: Suite, make: Callable[[Room], None], over: Mapping[str, Any]) -> Seen:
@@ -149,6 +181,8 @@ def _attempt(room: Room, trial: Suite, make: Callable[[Room], None], over: Mappi
                 room.settings(trial.gate, trial.quick)
             trial.prepare(room)
             make(room)
+        except NotApplicable as reason:
+            return Seen(Verdict.NOT_APPLICABLE, str(reason), applies=False)
         except Exception as problem:
             return Seen(None, f"the fault could not be planted: {type(problem).__name__}: {problem}")
         try:

@@ -38,6 +38,7 @@ class Line(msgspec.Struct, frozen=True):
     verdict: Verdict | None
     reason: str
     seconds: float
+    applies: bool = True
 
 
 def main() -> None:
@@ -53,7 +54,7 @@ def main() -> None:
         run = runner.run(Path(task.root), trial, task.model, Path(task.folder), Home(Path(task.home)))
         with contextlib.suppress(KeyboardInterrupt):
             for found in run:
-                line = Line(found.fault, found.verdict, found.reason, found.seconds)
+                line = Line(found.fault, found.verdict, found.reason, found.seconds, found.applies)
                 out.write(msgspec.json.encode(line) + b"\n")
 
 
