@@ -9,6 +9,7 @@ weights and libraries give the same bytes.
 from __future__ import annotations
 
 import importlib.util
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -250,14 +251,18 @@ def in_whole_numbers(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
 
     source, target = folder / "float.onnx", folder / "int8.onnx"
     source.write_bytes(model.SerializeToString(deterministic=True))
-    quantize_dynamic(
-        source,
-        target,
-        op_types_to_quantize=["MatMul", "Gather"],
-        per_channel=True,
-        weight_type=QuantType.QInt8,
-        extra_options={"MatMulConstBOnly": True},
-    )
+    logging.disable(logging.WARNING)  # that it would infer shapes first, of which nothing here has need
+    try:
+        quantize_dynamic(
+            source,
+            target,
+            op_types_to_quantize=["MatMul", "Gather"],
+            per_channel=True,
+            weight_type=QuantType.QInt8,
+            extra_options={"MatMulConstBOnly": True},
+        )
+    finally:
+        logging.disable(logging.NOTSET)
     return onnx.load(target)
 
 

@@ -24,6 +24,7 @@ def session(path: Path) -> Opened:
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # cores have other work, too
     opened = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     return Opened(opened, 1 if f".{ALONE}." in path.name else TOGETHER)
 

@@ -57,6 +57,7 @@ def embed(matrix: np.ndarray[Any, Any], encoder: Path) -> np.ndarray[Any, Any]:
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # cores have other work, too
     opened = onnxruntime.InferenceSession(encoder, options, providers=["CPUExecutionProvider"])
     order = np.argsort((matrix != 0).sum(axis=1), kind="stable")  # the least padding
     found = np.empty((len(matrix), network.HIDDEN), dtype=np.float32)
