@@ -25,6 +25,7 @@ from bench import (  # noqa: F401 - they register themselves
     rollouts,
     routing,
     serving,
+    transformer,
 )
 from bench.registry import GROUPS, run
 from tidegate.config import Home

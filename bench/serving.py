@@ -50,13 +50,13 @@ def service(folder: Path, **more: str) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def started(folder: Path, *options: str, **more: str) -> Iterator[tuple[int, int]]:
-    """Run flight-delay as a plane runs it, and give its port and its process' id. `folder` is for its files.
+def started(folder: Path, *options: str, of: str = "flight-delay", **more: str) -> Iterator[tuple[int, int]]:
+    """Run a model's service as a plane runs it, and give its port and its process' id.
 
-    `options` are more words of its command, `more` are variables of its environment.
+    `folder` is for its files, `options` are more words of its command, `more` variables of its environment.
     """
     port, log = free_port(), folder / f"service-{free_port()}.log"
-    command = [sys.executable, "-m", "tidegate.serve", "services.flight_delay.service:FlightDelay"]
+    command = [sys.executable, "-m", "tidegate.serve", f"services.{of.replace('-', '_')}.service"]
     environment = {
         "BENTOML_HOME": str(folder / "bentoml"),
         "BENTOML_DO_NOT_TRACK": "True",
@@ -144,10 +144,10 @@ def serving() -> Mapping[str, Measured]:
         spent: dict[str, list[float]] = {}
         for _ in range(ROUNDS):
             for who, port in ports.items():
-                before = _spent(port)
+                before = spent_by(port)
                 load = hammer(port, rows, connections=CONNECTIONS, seconds=SECONDS, warm_up=0.0)
                 found.setdefault(who, []).append(load)
-                spent.setdefault(who, []).append(1e6 * (_spent(port) - before) / load.requests)
+                spent.setdefault(who, []).append(1e6 * (spent_by(port) - before) / load.requests)
         crowded = {who: _crowded(ports[who], rows) for who in ("mine", "fastapi")}
         carried = {who: _carried(ports[who], rows) for who in ("mine", "fastapi")}
     rate = {who: statistics.median(load.rate for load in loads) for who, loads in found.items()}
@@ -180,7 +180,7 @@ def _crowded(port: int, rows: Sequence[bytes]) -> float:
     return max(hammer(port, rows, connections=CROWD, seconds=2.0, warm_up=0.5).rate for _ in range(2))
 
 
-def _spent(port: int) -> float:
+def spent_by(port: int) -> float:
     """Return the seconds of CPU that the processes which listen on a port have used."""
     listening = psutil.net_connections("tcp")
     found = {one.pid for one in listening if one.status == psutil.CONN_LISTEN and one.laddr.port == port}
