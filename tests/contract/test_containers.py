@@ -20,7 +20,7 @@ import pytest
 
 from tests.images import OPTIONS, containers_at, image_release, podman, usable
 from tests.planes import eventually, tiny_record, write_checkout
-from tidegate import doctor, planes, wiring
+from tidegate import doctor, gating, planes, wiring
 from tidegate.adapters.answers import recent
 from tidegate.adapters.containers import ContainerWorkloads
 from tidegate.adapters.features import SqliteFeatures
@@ -427,6 +427,29 @@ def test_a_copy_is_a_container_whose_process_can_be_measured(engine: None) -> No
         memory, _ = Meter(copy.pid).read()
         assert memory.uss > 2**20
     assert not psutil.pid_exists(copy.pid)
+
+
+def test_a_gate_starts_copies_the_way_staging_runs(engine: None, tmp_path: Path) -> None:
+    """It knows a record as the pipeline wrote it; which image is meant stands beside the committed one."""
+    record = image_release(1)
+    assert record.images is not None
+    checkout = write_checkout(tmp_path)
+    _write(checkout, PLATFORM)
+    folder = checkout / "envs" / "releases" / "toy"
+    folder.mkdir(parents=True)
+    images = {"release": record.id, "model": "toy", "images": msgspec.to_builtins(record.images)}
+    (folder / f"{record.id}.images.yaml").write_text(json.dumps(images))
+    subject = gating.Subject("toy", None, checkout)
+    with subject.serve(msgspec.structs.replace(record, images=None)) as copy:
+        assert httpx.get(f"{copy.url}/readyz").text.startswith(record.id)
+
+
+def test_where_processes_run_the_workflow_builds_no_image(tmp_path: Path) -> None:
+    """The step does nothing, and says so."""
+    words = [sys.executable, "-m", "tidegate", "image", "--all"]
+    checkout = write_checkout(tmp_path)
+    done = subprocess.run(words, cwd=checkout, capture_output=True, text=True, check=True)
+    assert "processes: no image is built" in done.stdout
 
 
 def test_a_copy_that_ends_says_why(engine: None) -> None:
