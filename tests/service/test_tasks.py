@@ -67,12 +67,12 @@ def lived(instance: Any, name: str, work: Work) -> Any:
 
 @pytest.fixture
 def moods(tmp_path: Path) -> Moods:
-    return Moods(moods_folder(tmp_path / "model"))
+    return Moods(moods_folder(tmp_path / "moods"))
 
 
 @pytest.fixture
 def rides(tmp_path: Path) -> Rides:
-    return Rides(rides_folder(tmp_path / "model"))
+    return Rides(rides_folder(tmp_path / "rides"))
 
 
 @pytest.fixture(params=["moods", "rides"])
@@ -234,6 +234,29 @@ def test_the_log_has_what_was_asked_seen_and_answered(logged: Any) -> None:
     column = "mood" if name == "moods" else "minutes"
     table = store.query(f"SELECT prediction.{column}, count(*) FROM predictions GROUP BY 1")
     assert sum(row[1] for row in table.rows) == 12 + len(rows)
+
+
+def test_models_of_any_task_share_a_log(
+    moods: Moods, rides: Rides, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One question may ask of both: what a model does not answer or see is null, in segments and in tables."""
+    monkeypatch.setenv("TIDEGATE_PREDICTIONS", str(tmp_path / "log"))
+    monkeypatch.setenv("TIDEGATE_RELEASE", "aaaaaaaaaaaa")
+    for name, instance, row in (("moods", moods, {"text": "good"}), ("rides", rides, RIDES[0])):
+
+        async def work(client: httpx.AsyncClient, row: Any = row) -> httpx.Response:
+            return await client.post("/predict", json=row)
+
+        assert lived(instance, name, work).status_code == 200
+    store = PredictionStore(tmp_path / "log")
+    asked = (
+        "SELECT model, prediction.mood IS NULL, prediction.minutes, features.km, features.token_00, "
+        "inputs->>'text' FROM predictions ORDER BY model"
+    )
+    wanted = [("moods", False, None, None, ord("g"), "good"), ("rides", True, 11.0, 3.5, None, None)]
+    assert list(map(tuple, store.query(asked).rows)) == wanted
+    store.convert()
+    assert list(map(tuple, store.query(asked).rows)) == wanted
 
 
 def test_what_was_answered_is_explained_in_its_own_unit(logged: Any) -> None:

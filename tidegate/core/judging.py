@@ -183,7 +183,12 @@ def _scores(aim: Aim, part: Part, evidence: Evidence, confidence: float) -> View
     if part.bins[0] and len(part.bins[0]) == len(mine):
         mine = tuple(max(0, a - b) for a, b in zip(mine, part.bins[0], strict=True))
     n, m = sum(mine), sum(theirs)
-    words = "mean score" if aim.kind is Kind.MEAN else "largest gap of the scores' distributions"
+    # Of a probability, a share of its range is the score itself.
+    words = (
+        "mean score, as a share of its range,"
+        if aim.kind is Kind.MEAN
+        else "largest gap of the scores' distributions"
+    )
     blank = View(words, None, "–", "", limit, f"{limit:g}", error=not n)
     if not n or not m or len(mine) != len(theirs):
         blank.missing = f"{words}: {'nothing was' if not n else 'of stable nothing was'} counted yet"
