@@ -239,7 +239,7 @@ def test_the_log_has_what_was_asked_seen_and_answered(logged: Any) -> None:
 def test_models_of_any_task_share_a_log(
     moods: Moods, rides: Rides, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One question may ask of both: what a model does not answer or see is null, in segments and in tables."""
+    """One question may ask of both: what a model does not answer or see is null, in segments and tables."""
     monkeypatch.setenv("TIDEGATE_PREDICTIONS", str(tmp_path / "log"))
     monkeypatch.setenv("TIDEGATE_RELEASE", "aaaaaaaaaaaa")
     for name, instance, row in (("moods", moods, {"text": "good"}), ("rides", rides, RIDES[0])):
