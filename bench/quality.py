@@ -9,6 +9,7 @@ with the model's own settings.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 import sys
@@ -37,11 +38,13 @@ def gate() -> Any:
     return importlib.import_module("gates.quality")
 
 
+@functools.cache
 def settings() -> Any:
     """Return the model's own settings of the gate."""
     return params.load(Path.cwd()).settings("quality", MODEL, gate().QualitySettings)
 
 
+@functools.cache
 def declared() -> Any:
     """Return what the model is for; its holdout's probabilities are what is spoiled here."""
     return params.load(Path.cwd()).declared(MODEL)

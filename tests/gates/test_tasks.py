@@ -29,6 +29,7 @@ ROWS = 3000
 FEATURES = """
 import numpy as np
 COLUMNS = ("x", "said", "query")
+FEATURES = ("x", "shouted")
 def load(path): return None
 def compute_columns(columns, loaded):
     x = np.asarray(columns["x"], dtype=np.float32)
