@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tidegate.core import scores
-from tidegate.core.scores import Sample
+from tidegate.core.scores import Sample, binary
 from tidegate.core.task import Declaration
 
 PROBABILITY = Declaration("classification", "late", "probability")
@@ -21,6 +21,11 @@ METRICS = scores.of(PROBABILITY)
 def of(labels: Any, p: Any, threshold: float = 0.5) -> Sample:
     """Return rows with the probability that each label is 1."""
     return scores.sample(PROBABILITY, labels, p, threshold=threshold)
+
+
+def value(name: str, labels: Any, p: Any) -> float:
+    """Return a metric of the probability that each label is 1."""
+    return METRICS[name].value(of(labels, p))
 
 
 def sample(seed: int, rows: int = 400, signal: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
@@ -36,25 +41,25 @@ def test_auc_and_log_loss_agree_with_scikit_learn(seed: int) -> None:
     from sklearn import metrics
 
     labels, p = sample(seed)
-    assert scores.auc(labels, p) == pytest.approx(metrics.roc_auc_score(labels, p))
-    assert scores.log_loss(labels, p) == pytest.approx(metrics.log_loss(labels, p))
+    assert value("auc", labels, p) == pytest.approx(metrics.roc_auc_score(labels, p))
+    assert value("log_loss", labels, p) == pytest.approx(metrics.log_loss(labels, p))
 
 
 def test_calibration_error_of_a_known_case() -> None:
     """Two bins that are off by 0.1 and 0.3, of equal weight, give 0.2."""
     p = np.array([0.1] * 10 + [0.8] * 10)
     labels = np.array([1] * 2 + [0] * 8 + [1] * 5 + [0] * 5)
-    assert scores.calibration_error(labels, p, bins=10) == pytest.approx(0.2)
+    assert binary.calibration(labels.astype(float), p, bins=10)[0] == pytest.approx(0.2)
 
 
 def test_what_can_not_be_measured_is_nan() -> None:
     """One class only, no rows, or a NaN among the predictions give NaN, never a number."""
-    assert math.isnan(scores.auc([1, 1], [0.2, 0.3]))
-    assert math.isnan(scores.auc([0, 1], [0.2, math.nan]))
-    assert math.isnan(scores.log_loss([], []))
-    assert math.isnan(scores.log_loss([0, 1], [0.2, math.nan]))
-    assert math.isnan(scores.calibration_error([], []))
-    assert math.isnan(scores.calibration_error([0, 1], [0.2, math.nan]))
+    assert math.isnan(value("auc", [1, 1], [0.2, 0.3]))
+    assert math.isnan(value("auc", [0, 1], [0.2, math.nan]))
+    assert math.isnan(value("log_loss", [], []))
+    assert math.isnan(value("log_loss", [0, 1], [0.2, math.nan]))
+    assert math.isnan(value("calibration_error", [], []))
+    assert math.isnan(value("calibration_error", [0, 1], [0.2, math.nan]))
 
 
 def oracle(name: str, labels: np.ndarray, p: np.ndarray, threshold: float) -> float:
@@ -109,7 +114,7 @@ def test_a_metric_is_a_number_or_nan_whatever_the_rows(rows: list[tuple[bool, fl
     if name not in ("log_loss", "excess_loss"):
         assert math.isnan(found) or -1e-12 <= found <= 1 + 1e-12
     if name == "auc" and not math.isnan(found):
-        assert found + scores.auc(~labels, p) == pytest.approx(1)
+        assert found + value("auc", ~labels, p) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("name", sorted(METRICS))

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from tidegate.core.scores import binary, multiclass, ranking, regression
-from tidegate.core.scores.binary import BINS, arrays, auc, calibration_error, log_loss, places
+from tidegate.core.scores.binary import BINS, places
 from tidegate.core.scores.metric import Floats, Kind, Metric, Sample, Seen
 from tidegate.core.task import Declaration
 
@@ -163,15 +163,11 @@ __all__ = [
     "Metric",
     "Sample",
     "Seen",
-    "arrays",
-    "auc",
-    "calibration_error",
     "check",
     "encoded",
     "excess_losses",
     "kept",
     "kind",
-    "log_loss",
     "of",
     "percentile",
     "places",

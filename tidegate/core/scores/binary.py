@@ -5,7 +5,6 @@ The functions of plain arrays are what several classes are measured by, too, one
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -157,36 +156,3 @@ METRICS = (
     _share("precision", Mean(lambda s: s.labels, called), classes=True),
     Metric("macro_f1", True, _macro_f1, classes=True, counted=_fewest),
 )
-
-
-# ------------------------------------------------------------ of plain arrays
-def arrays(labels: Any, probabilities: Any) -> tuple[Floats, Floats]:
-    """Return both as float arrays; raises ValueError when they are not of one length."""
-    truth = np.asarray(labels).astype(bool).astype(np.float64)
-    values = np.asarray(probabilities, dtype=np.float64)
-    if truth.shape != values.shape or truth.ndim != 1:
-        raise ValueError(f"labels {truth.shape} and probabilities {values.shape} must be of one length")
-    return truth, values
-
-
-def _value(name: str, labels: Any, probabilities: Any) -> float:
-    metric = next(one for one in METRICS if one.name == name)
-    return metric.value(Sample("binary", *arrays(labels, probabilities)))
-
-
-def auc(labels: Any, probabilities: Any) -> float:
-    """Return the area under the ROC curve (Mann-Whitney, ties count half); NaN of one class."""
-    return _value("auc", labels, probabilities)
-
-
-def log_loss(labels: Any, probabilities: Any) -> float:
-    """Return the mean log loss in nats."""
-    return _value("log_loss", labels, probabilities)
-
-
-def calibration_error(labels: Any, probabilities: Any, bins: int = BINS) -> float:
-    """Return the expected calibration error over bins of equal width; NaN of what is no number."""
-    truth, values = arrays(labels, probabilities)
-    if not len(values) or not np.isfinite(values).all():
-        return math.nan
-    return calibration(truth, values, bins)[0]
