@@ -488,3 +488,26 @@ def test_fairness_of_what_decides_nothing_is_not_applicable(
     (stated,) = (one for one in found.findings if one.name == "protected groups")
     assert stated.verdict is Verdict.NOT_APPLICABLE
     assert f"a {kind} decides nothing" in stated.reason
+
+
+@pytest.mark.parametrize(("off", "code"), [(0.5e-4, 0), (2e-4, 3)])
+def test_probabilities_of_a_row_must_sum_to_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, off: float, code: int
+) -> None:
+    """As nearly as a model of half precision does: what is further off is no distribution."""
+    room = Room(tmp_path, "multiclass", "quality", quality_settings("multiclass"))
+    path = room.build / "predictions.parquet"
+    frame = pd.read_parquet(path)
+    frame.loc[5, ["bad", "fair", "good"]] = [0.2, 0.3, 0.5 + off]
+    frame.to_parquet(path)
+    assert room.look(quality, monkeypatch)[0] == code
+
+
+def test_a_class_without_its_column_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two columns of three are not taken for a model of two classes."""
+    room = Room(tmp_path, "multiclass", "quality", quality_settings("multiclass"))
+    path = room.build / "predictions.parquet"
+    pd.read_parquet(path).drop(columns="fair").to_parquet(path)
+    code, found = room.look(quality, monkeypatch)
+    assert code == 3
+    assert "has no column `fair`" in found.findings[0].reason
