@@ -19,6 +19,7 @@ from typing import Any
 
 import msgspec
 
+from tidegate import params
 from tidegate.core.release import ReleaseRecord
 from tidegate.errors import ReleaseNotFound
 from tidegate.files import digest_folder
@@ -33,7 +34,7 @@ REQUIREMENTS = "requirements.txt"  # in SOURCE: the pins of all that serving nee
 class Source:
     """What a Bento is made of: a model's name, where its code and files are, and its version's number."""
 
-    model: str  # my-model; its packages are services.my_model and models.my_model
+    model: str
     checkout: Path
     artifact: Path
     digest: str
@@ -42,8 +43,8 @@ class Source:
 
     @property
     def package(self) -> str:
-        """Return the model's name as Python writes it, which is the Bento's name too."""
-        return self.model.replace("-", "_")
+        """Return the model's folder in models/ and services/, which is the Bento's name too."""
+        return params.package(self.checkout, self.model)
 
 
 def bento_path(home_bentos: Path, tag: str) -> Path:

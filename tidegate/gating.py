@@ -75,8 +75,7 @@ class Subject(Generic[S]):
     @property
     def package(self) -> str:
         """The model's folder in models/ and services/."""
-        named = params.load(self.root).document["models"][self.model].get("package")
-        return str(named or self.model.replace("-", "_"))
+        return params.package(self.root, self.model)
 
     def data(self, split: str) -> Path:
         """Return a split's file. Raises NoData when the pipeline has not written it."""

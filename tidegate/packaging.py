@@ -26,7 +26,7 @@ from typing import Any, Protocol
 import msgspec
 import yaml
 
-from tidegate import report
+from tidegate import params, report
 from tidegate.bentos import Source
 from tidegate.config import parse_record
 from tidegate.core.release import BentoRef, RegistryRef, ReleaseRecord, is_release_id, record_content
@@ -68,7 +68,7 @@ class Layout:
     @property
     def inputs(self) -> tuple[str, ...]:
         """Return git pathspecs of all that decides what this model's release is."""
-        package = self.model.replace("-", "_")
+        package = params.package(self.checkout, self.model)
         return (
             *(f":(glob){folder}/{package}/**" for folder in ("models", "services")),
             *(f":(glob){folder}/*.py" for folder in ("models", "services")),

@@ -126,6 +126,15 @@ def load(root: Path, gates: Sequence[str] = ()) -> Params:
     return read(path.read_text(), gates=gates, pipeline=_text(root / "dvc.yaml"))
 
 
+def package(root: Path, model: str) -> str:
+    """Return a model's folder in models/ and services/: as declared, else its name as Python writes it.
+
+    Raises ConfigError for a params.yaml that can't be meant.
+    """
+    models = load(root).document["models"] if (root / FILE).is_file() else {}
+    return str((models.get(model) or {}).get("package") or model.replace("-", "_"))
+
+
 def _text(path: Path) -> str:
     return path.read_text() if path.is_file() else ""
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from tidegate import params
 from tidegate.documents import convert, read_yaml
 from tidegate.errors import ConfigError
 from tidegate.serving.settings import FILE, Settings
@@ -20,7 +21,7 @@ ABOUT = "# How {model} is served. `tidegate schema settings` says what each key 
 
 def place(checkout: Path, model: str) -> Path:
     """Return where a model's settings are; there need not be any."""
-    return checkout / "services" / model.replace("-", "_") / FILE
+    return checkout / "services" / params.package(checkout, model) / FILE
 
 
 def read(text: str, where: str) -> Settings:

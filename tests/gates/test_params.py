@@ -7,7 +7,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tidegate import documents, gating, params
+from tidegate import documents, gating, packaging, params, settings
+from tidegate.bentos import Source
 from tidegate.errors import ConfigError, NoData
 
 ROOT = Path(__file__).parents[2]
@@ -184,3 +185,15 @@ def test_this_repositorys_file_holds_for_each_of_its_gates() -> None:
     for model in read.models:
         for name in gating.names(ROOT):
             read.settings(name, model, gating.load(ROOT, name).settings)
+
+
+def test_a_models_folder_is_the_declared_one(tmp_path: Path) -> None:
+    """Wherever its code is looked for: gates, Bento, settings and what makes a release name one folder."""
+    assert params.package(tmp_path, "some-pets") == "some_pets"
+    (tmp_path / params.FILE).write_text("models: {some-pets: {package: zoo}, birds: {}}\ngates: {}\n")
+    assert params.package(tmp_path, "some-pets") == "zoo"
+    assert params.package(tmp_path, "birds") == "birds"
+    assert Source("some-pets", tmp_path, tmp_path, "", 1, "").package == "zoo"
+    assert settings.place(tmp_path, "some-pets") == tmp_path / "services" / "zoo" / "settings.yaml"
+    assert ":(glob)models/zoo/**" in packaging.Layout(tmp_path, "some-pets").inputs
+    assert gating.Subject("some-pets", gating.Settings(), tmp_path).package == "zoo"

@@ -130,8 +130,7 @@ class Room:
     @property
     def package(self) -> str:
         """The model's folder in models/ and services/."""
-        named = params.load(self.root).document["models"][self.model].get("package")
-        return str(named or self.model.replace("-", "_"))
+        return params.package(self.root, self.model)
 
     def declare(self, **keys: Any) -> None:
         """Change what the room's params.yaml says the model is for."""
