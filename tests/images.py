@@ -39,7 +39,7 @@ def usable() -> str:
         return "podman is not installed"
     try:
         words = ["podman", "run", "--rm", "--network=none", *OPTIONS, base(), "python3", "-c", "print(7)"]
-        done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run(words, capture_output=True, text=True, timeout=300, check=False)
     except subprocess.CalledProcessError as error:
         return f"podman: {error.stderr[-300:]}"
     return "" if done.stdout.strip() == "7" else f"podman runs nothing: {done.stderr[-300:]}"
@@ -48,7 +48,7 @@ def usable() -> str:
 def podman(*words: str, text: str | None = None) -> str:
     """Run podman; returns what it printed."""
     done = subprocess.run(
-        ["podman", *words], input=text, capture_output=True, text=True, timeout=120, check=True
+        ["podman", *words], input=text, capture_output=True, text=True, timeout=300, check=True
     )
     return done.stdout.strip()
 

@@ -122,8 +122,8 @@ class Kept:
                 found = replace(wanted, ports=processes.free_ports(replicas, taken))
                 self._keeper.place(self._placements, found)
                 known = self._keeper.known(fresh=True)
-            elif len(found.ports) != replicas:
-                found = self._resize(found, replicas, taken)
+            elif len(found.ports) != replicas or found.record != record:  # whose images may be made anew
+                found = self._resize(replace(found, record=record), replicas, taken)
             self._ensure(found, known)
 
     def _resize(self, found: Placed, replicas: int, taken: Collection[int]) -> Placed:
