@@ -39,7 +39,8 @@ async def talk(reader, writer):
 
 async def main():
     {start}
-    server = await asyncio.start_server(talk, "127.0.0.1", int(sys.argv[3]))
+    host = sys.argv[5] if len(sys.argv) > 5 else "127.0.0.1"  # an image says `--port 3000 --host 0.0.0.0`
+    server = await asyncio.start_server(talk, host, int(sys.argv[3]))
     await server.serve_forever()
 
 asyncio.run(main())
