@@ -276,6 +276,31 @@ def test_unknown_inner_objects_need_no_column(app: Predictions) -> None:
     assert ask(app, arrow_of(short), arrow.TYPE)[0] == 200
 
 
+@pytest.mark.parametrize(
+    ("path", "read"), [("/predict", 1_000_000), (PATH, 1_000_000), ("/predict", 20_000_000)]
+)
+def test_a_refused_body_is_read_before_its_answer(app: Predictions, path: str, read: int) -> None:
+    """Its caller is still sending, and a connection closed on that is reset before the answer is through.
+
+    What is read is bounded: of far too much it is not all.
+    """
+    left, order = [read], []
+
+    async def receive() -> dict[str, Any]:
+        part = min(left[0], 65_536)
+        left[0] -= part
+        order.append("receive")
+        return {"type": "http.request", "body": b" " * part, "more_body": left[0] > 0}
+
+    async def send(message: Any) -> None:
+        order.append(str(message.get("status", "body")))
+
+    scope: Any = {"type": "http", "path": path, "method": "POST", "headers": []}
+    asyncio.run(app(scope, receive, send))
+    assert order[-2:] == ["413", "body"]
+    assert (left[0] == 0) is (read < 5_000_000)
+
+
 @pytest.mark.parametrize(("rows", "status"), [(20, 200), (21, 413)])
 def test_rows_are_limited(app: Predictions, rows: int, status: int) -> None:
     """One row more than `many.maxRows` is a 413 in either form."""

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import gc
 import inspect
@@ -43,6 +44,7 @@ Answering = Callable[[Call, Any], Awaitable[Answer]]  # a checked request → wh
 DESCRIBED = ("/openapi.json", "/docs.json")  # the second is what BentoML's page reads
 GRPC = "TIDEGATE_GRPC_PORT"  # the variable that says where to listen
 MAX_BODY = 64 * 1024
+REST_BYTES, REST_SECONDS = 4 * 1024 * 1024, 1.0  # of a body that is refused, read before its answer
 BODIES = 8  # of the largest size: what bodies over MAX_BODY may hold at once
 REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 _JSON = (b"content-type", b"application/json")
@@ -310,6 +312,7 @@ class Predictions:
                 parts.append(part)
                 size += len(part)
                 if size > most:
+                    await _discard(receive, message)
                     raise Invalid(413, "body", f"is larger than {most} bytes")
                 if size > MAX_BODY:
                     self._reading.hold(task, len(part))
@@ -385,6 +388,20 @@ def _settings(service: Any) -> Settings:
         return settings(Path(inspect.getfile(service.inner)))
     except TypeError:  # made at a prompt, or in a test
         return Settings()
+
+
+async def _discard(receive: Receive, message: Message) -> None:
+    """Take in, and forget, the rest of a body that is refused, within bounds.
+
+    Whoever closes a connection on bytes that it has not read resets it, and the answer is lost on the way to
+    a caller that is still sending: a router tells that as a 503.
+    """
+    left = REST_BYTES
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(REST_SECONDS):
+            while left > 0 and message.get("more_body"):
+                message = await receive()
+                left -= len(message.get("body", b""))
 
 
 async def _send(
