@@ -38,8 +38,8 @@ class ContainerWorkloads(Kept):
     """Workloads of the plane `at` (`machine.containers.mark`), whose folder is `folder`.
 
     `recipe` says how they run, `rows(bento tag)` gives warm-up requests: by default those of the Bentos in
-    `bentos_home`, where it has them. `targets` is the file that tells Prometheus of the replicas; `holding` is
-    kept as long as this is.
+    `bentos_home`, where it has them. `targets` is the file that tells Prometheus of the replicas; `holding`
+    is kept as long as this is.
     """
 
     def __init__(
