@@ -158,6 +158,22 @@ def test_an_answer_in_whole_numbers_depends_on_its_text_alone(exported: Path, ma
     assert np.array_equal(together, np.concatenate([score(opened, row[None]) for row in matrix]))
 
 
+@pytest.mark.parametrize("name", ["model.onnx", f"model.{ALONE}.onnx"])
+def test_answers_do_not_depend_on_how_many_threads_there_are(
+    exported: Path, matrix: np.ndarray, name: str
+) -> None:
+    """Bit by bit the same: a service of one thread, training on all cores, and other machines agree."""
+    import onnxruntime
+
+    found = []
+    for threads in (1, 2, 3):
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        opened = onnxruntime.InferenceSession(exported / name, options, providers=["CPUExecutionProvider"])
+        found.append(opened.run(["probabilities"], {"features": features.used(matrix)})[0])
+    assert all(np.array_equal(found[0], other) for other in found[1:])
+
+
 def test_half_precision_reads_every_token(exported: Path) -> None:
     """Ids beyond 2048, of which float16 holds no odd ones, reach the embeddings as they are."""
     import onnx
