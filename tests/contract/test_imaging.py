@@ -12,16 +12,19 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tests.containers import ROOT, checkout, toy
-from tidegate import imaging, wiring
+from tests.containers import ROOT, checkout, git, toy
+from tidegate import imaging, promotion, wiring
 from tidegate.adapters import containerfile, cyclonedx
 from tidegate.adapters.builder import EngineBuilder, settled
 from tidegate.bentos import bento_digest, bento_path
 from tidegate.config import Home, parse_images
 from tidegate.core.images import EPOCH, identity
+from tidegate.core.promotion import Target
 from tidegate.core.release import ReleaseRecord
 from tidegate.errors import ConfigError, PlatformError, ReleaseNotFound
 from tidegate.images import Inspected
+from tidegate.packaging import record_text
+from tidegate.testing import FakeForge
 
 HADOLINT = Path(sys.executable).parent / "hadolint"
 STATUS = "Package: libc6\nStatus: install ok installed\nArchitecture: amd64\nVersion: 2.36-9\n"
@@ -245,6 +248,28 @@ def test_a_release_is_found_by_its_id_or_as_the_last(subject: Subject) -> None:
     assert imaging.recorded(subject.order.checkout, record.model) == record
     with pytest.raises(ReleaseNotFound, match=r"there is no envs/releases/.*/0{12}\.yaml"):
         imaging.recorded(subject.order.checkout, record.model, "0" * 12)
+
+
+def test_a_promotion_carries_the_images(subject: Subject, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What `image` wrote here goes with the release's promotion; what main has by then is left as it is."""
+    root, record = subject.order.checkout, subject.order.record
+    remote = tmp_path_factory.mktemp("remote")
+    git(remote, "init", "--quiet", "--bare", "--initial-branch=main")
+    git(root, "remote", "add", "origin", str(remote))
+    git(root, "push", "--quiet", "origin", "main")
+    path = imaging.write(subject.order, imaging.make(subject.order, subject.tools))[0]
+    target = Target("staging", record.model, record.id)
+    later = Target("canary", record.model, record.id)
+    origin, forge = promotion.Origin(root), FakeForge()
+    for branch in (target.branch, later.branch):
+        forge.push(branch, "pushed")
+    assert promotion.promote(origin, forge, target, record=record_text(record)) is not None
+    assert git(remote, "show", f"{target.branch}:{path}") == (root / path).read_text().strip()
+    git(remote, "update-ref", "refs/heads/main", target.branch)
+    there = (root / path).read_text()
+    (root / path).write_text(there.replace("base:1", "base:2"))
+    promotion.promote(origin, forge, later)
+    assert git(remote, "show", f"{later.branch}:{path}") == there.strip()
 
 
 # ---------------------------------------------------------------- the container file
