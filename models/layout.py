@@ -30,10 +30,8 @@ class Layout:
 
     @property
     def package(self) -> str:
-        """The model's folder in models/ and services/. Raises ConfigError for an unknown model."""
-        read = params.load(self.root)
-        named = read.document["models"][read.known(self.model)].get("package")
-        return str(named or self.model.replace("-", "_"))
+        """The model's folder in models/ and services/."""
+        return params.package(self.root, self.model)
 
     @property
     def build(self) -> Path:
