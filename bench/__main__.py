@@ -15,6 +15,7 @@ from bench import (  # noqa: F401 - they register themselves
     experiments,
     features,
     gates,
+    images,
     load_ratio,
     many,
     pipeline,
