@@ -91,9 +91,13 @@ def _under(image: Mapping[str, Any], layers: list[str]) -> bool:
 
 
 def _all(engine: str) -> list[dict[str, Any]]:
-    """Return our images that are here."""
+    """Return our images that are here; one that is removed meanwhile is left out."""
     words = ("image", "ls", "--format", "{{.Repository}}:{{.Tag}}", "--filter", f"reference={PREFIX}/*")
-    return [_inspected(engine, name) for name in sorted(set(_said(engine, *words).split()))]
+    found = []
+    for name in sorted(set(_said(engine, *words).split())):
+        with contextlib.suppress(CannotRun):
+            found.append(_inspected(engine, name))
+    return found
 
 
 def _inspected(engine: str, name: str) -> dict[str, Any]:
