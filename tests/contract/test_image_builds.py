@@ -231,8 +231,8 @@ def test_the_bill_lists_the_base_too(made: Made) -> None:
 
 
 def test_an_image_can_be_taken_elsewhere(made: Made, tmp_path: Path) -> None:
-    """Pushed to a layout of OCI, it is all there: every layer and the configuration by its digest."""
-    tidegate(made.root, "image", made.record.model, "--push", f"dir:{tmp_path / 'there'}")
+    """Pushed to a folder, it is all there: every layer and the configuration by its digest."""
+    BUILDER.push(made.name, f"dir:{tmp_path / 'there'}")
     manifest = json.loads((tmp_path / "there" / "manifest.json").read_text())
     files = {path.name for path in (tmp_path / "there").iterdir()}
     assert {layer["digest"].removeprefix("sha256:") for layer in manifest["layers"]} <= files
