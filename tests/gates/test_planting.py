@@ -126,8 +126,8 @@ def test_a_graph_without_numbers_can_not_be_spoilt(tmp_path: Path) -> None:
         ),
         ({"mean": 1.5, "one": ["only"]}, {"mean": 1.5, "one": ["only"]}),
     ],
-    ids=["categories", "words", "deep", "nothing to swap"],
+    ids=["categories", "one at a time", "words", "deep", "nothing to swap"],
 )
 def test_neighbours_are_swapped(before: Any, after: Any) -> None:
-    """Categories and a tokenizer's words are numbered otherwise; what numbers nothing stays as it is."""
-    assert parity._swapped(before) == after
+    """Categories and a tokenizer's words are numbered otherwise; what numbers nothing has no other."""
+    assert list(parity._swaps(before)) == after

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -148,33 +148,45 @@ def _other_weights(copy: Path) -> None:
 
 
 def _other_codes(room: Room) -> None:
-    """Number categories, or words, otherwise than training did: neighbours are swapped."""
-    path = room.root / "build" / room.model / "model" / "features.json"
-    before = json.loads(path.read_text())
-    after = _swapped(before)
-    if after == before:
-        raise NotApplicable("features.json numbers no categories or words")
+    """Number categories, or words, otherwise than training did: neighbours' numbers are swapped."""
+    path = room.edit(f"build/{room.model}/model") / "features.json"
+    before = path.read_text()
+    usual, _ = _matrix(room)
+    for document in _swaps(json.loads(before)):
+        path.write_text(json.dumps(document, ensure_ascii=False))
+        try:
+            other, _ = _matrix(room)
+        except Exception:  # noqa: S112 - the model's own code refuses it: a service would not start, either
+            continue
+        if not np.array_equal(other, usual, equal_nan=True):
+            break
+    else:
+        raise NotApplicable("features.json numbers no categories or words that the holdout holds")
+    after = path.read_text()
+    path.write_text(before)
 
     def edit(copy: Path) -> None:
-        (copy / MODEL / "features.json").write_text(json.dumps(after, ensure_ascii=False))
+        (copy / MODEL / "features.json").write_text(after)
 
     bento(edit)(room)
 
 
-def _swapped(value: Any) -> Any:
-    """Return JSON in which of each list of texts, or mapping of words to numbers, neighbours are swapped."""
-    if isinstance(value, list):
-        if len(value) > 1 and all(isinstance(one, str) for one in value):
-            return [value[1], value[0], *value[2:]]
-        return [_swapped(one) for one in value]
-    if not isinstance(value, dict):
-        return value
-    if len(value) > 1 and all(type(one) is int for one in value.values()):
+def _swaps(value: Any) -> Iterator[Any]:
+    """Yield JSON in which neighbours are swapped in one list of texts, or one mapping of words to numbers."""
+    if isinstance(value, list) and len(value) > 1 and all(isinstance(one, str) for one in value):
+        yield [value[1], value[0], *value[2:]]
+    elif isinstance(value, list):
+        for place, one in enumerate(value):
+            yield from ([*value[:place], other, *value[place + 1 :]] for other in _swaps(one))
+    elif isinstance(value, dict) and len(value) > 1 and all(type(one) is int for one in value.values()):
         words = [name for name in value if name.isalnum()]
         pairs = dict(zip(words[::2], words[1::2], strict=False))
         turned = pairs | {second: first for first, second in pairs.items()}
-        return {name: value[turned.get(name, name)] for name in value}
-    return {name: _swapped(one) for name, one in value.items()}
+        if turned:
+            yield {name: value[turned.get(name, name)] for name in value}
+    elif isinstance(value, dict):
+        for name, one in value.items():
+            yield from ({**value, name: other} for other in _swaps(one))
 
 
 # ---------------------------------------------------------------- what the pipeline has
