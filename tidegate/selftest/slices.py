@@ -81,7 +81,7 @@ def _invert_one(room: Room) -> None:
 def _flatten_one(room: Room) -> None:
     """Answer the same for all rows of a slice: no worse than other models there, but than production's.
 
-    Of a number or a score it is the greatest of them, since the mean may be nearly as good where rows are few.
+    Of numbers and scores it is the greatest: where rows are few, the mean may be nearly as good.
     """
     one = np.mean if room.declared.task == "classification" else np.max
     move(room, lambda found, random: np.full(found.shape, one(found, axis=0)), _commonest(room))
