@@ -118,13 +118,17 @@ def test_a_graph_without_numbers_can_not_be_spoilt(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("before", "after"),
     [
-        ({"carrier": ["AA", "UA", "B6"]}, {"carrier": ["UA", "AA", "B6"]}),
-        ({"vocab": {"[PAD]": 0, "good": 5, "bad": 6}}, {"vocab": {"[PAD]": 0, "good": 6, "bad": 5}}),
+        ({"carrier": ["AA", "UA", "B6"]}, [{"carrier": ["UA", "AA", "B6"]}]),
+        (
+            {"a": ["x", "y"], "b": ["u", "v"]},
+            [{"a": ["y", "x"], "b": ["u", "v"]}, {"a": ["x", "y"], "b": ["v", "u"]}],
+        ),
+        ({"vocab": {"[PAD]": 0, "good": 5, "bad": 6}}, [{"vocab": {"[PAD]": 0, "good": 6, "bad": 5}}]),
         (
             {"of": [{"names": ["a", "b"]}], "mean": [1.5, 2]},
-            {"of": [{"names": ["b", "a"]}], "mean": [1.5, 2]},
+            [{"of": [{"names": ["b", "a"]}], "mean": [1.5, 2]}],
         ),
-        ({"mean": 1.5, "one": ["only"]}, {"mean": 1.5, "one": ["only"]}),
+        ({"mean": 1.5, "one": ["only"], "sizes": {"[PAD]": 0, "[CLS]": 1}}, []),
     ],
     ids=["categories", "one at a time", "words", "deep", "nothing to swap"],
 )
