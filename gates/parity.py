@@ -18,35 +18,29 @@ from typing import Annotated, Any
 import msgspec
 import numpy as np
 
-from tidegate import frames, gating
+from tidegate import frames, gating, scoring
 from tidegate.adapters import hypothesis
 from tidegate.core import contract, gate, mutations, openapi, parity
 from tidegate.core.contract import Answer
 from tidegate.core.parity import Served
 from tidegate.core.task import Declaration
 from tidegate.core.verdict import Finding
-from tidegate.documents import read_yaml
 from tidegate.endpoint import FEATURES, PREDICT, Endpoint, Silent
 from tidegate.errors import NoData
 from tidegate.files import digest_folder
-from tidegate.serving.settings import FILE, parse
 
 HOLDOUT = "holdout"
 Count = Annotated[int, msgspec.Meta(ge=1)]
 
 
 class ParitySettings(gating.Settings, frozen=True):
-    """The `parity` section. `saved_tolerance` is for what the evaluation saved (null: `tolerance`).
-
-    It may have run another of the model's files than the one that is served.
-    """
+    """The `parity` section; `tolerance` is of a feature and of a prediction, saved ones included."""
 
     rows: Mapping[str, Count]  # of each split, drawn by seed
     drawn: Count  # requests drawn from the published schema
     seed: Annotated[int, msgspec.Meta(ge=0)]
     tolerance: Annotated[float, msgspec.Meta(ge=0)]
     timeout: Annotated[float, msgspec.Meta(gt=0)]  # seconds for one answer
-    saved_tolerance: Annotated[float, msgspec.Meta(ge=0)] | None = None
 
     def __post_init__(self) -> None:
         """Refuse to leave the holdout out: its saved predictions are compared, too."""
@@ -80,7 +74,7 @@ class Pipeline:
             importlib.import_module(f"models.{subject.package}.{name}") for name in ("features", "score")
         )
         loaded = features.load(subject.built("model/features.json"))
-        return cls(features, score, loaded, score.session(subject.built(f"model/{served_file(subject)}")))
+        return cls(features, score, loaded, score.session(subject.built(f"model/{served(subject)}")))
 
     def matrix(self, raw: Raw) -> np.ndarray[Any, Any]:
         """Return the features of raw rows: float32 [rows, features]."""
@@ -91,16 +85,12 @@ class Pipeline:
         return found
 
 
-def served_file(subject: gating.Subject[ParitySettings]) -> str:
+def served(subject: gating.Subject[ParitySettings]) -> str:
     """Return the name of that file of the model that its service's settings say it runs. Raises NoData."""
-    name = f"services/{subject.package}/{FILE}"
+    name = scoring.settings_path(subject.package)
     if not (subject.root / name).is_file():
-        return "model.onnx"
-    try:
-        variant = parse(read_yaml(subject.input(name).read_text(), name)[0]).variant
-    except msgspec.ValidationError as problem:
-        raise NoData(f"{name}: {problem}", "See `tidegate schema settings`.") from problem
-    return f"model.{variant}.onnx" if variant else "model.onnx"
+        return scoring.WHOLE
+    return scoring.file_of(subject.input(name).read_text(), name)
 
 
 def sampled(subject: gating.Subject[ParitySettings], pipeline: Pipeline, split: str, count: int) -> Raw:
@@ -164,8 +154,7 @@ def ask_all(endpoint: Endpoint, raws: Sequence[Raw], wanted: Sequence[str]) -> S
 
 def saved(subject: gating.Subject[ParitySettings], holdout: Raw, served: Sequence[Served]) -> list[Finding]:
     """Compare the predictions that the evaluation saved with the service's of the same rows."""
-    settings = subject.settings
-    tolerance = settings.tolerance if settings.saved_tolerance is None else settings.saved_tolerance
+    tolerance = subject.settings.tolerance
     frame = frames.read(subject.built("predictions.parquet"))
     found = []
     for column in subject.declared.columns:

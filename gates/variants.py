@@ -133,7 +133,7 @@ def answers(predict: Predict, columns: Mapping[str, Any], rows: scored.Scored, n
 
 
 def look(subject: gating.Subject[VariantsSettings]) -> gating.Looked:
-    """Score each variant on the holdout's rows, beside what model.onnx was evaluated to say of them."""
+    """Score model.onnx and each variant on the same rows of the holdout."""
     how, folder = subject.settings, subject.built("model")
     out = subject.root / "build" / subject.model / LATENCY
     write_atomic(out, "{}\n")  # nothing of an earlier run survives
@@ -145,15 +145,18 @@ def look(subject: gating.Subject[VariantsSettings]) -> gating.Looked:
     rows = scored.read(subject)
     scored.check(rows.declared, how.margins)
     places = drawn(rows, how)
-    whole = sample(rows, places, rows.candidate[places], how.threshold)
-    enough = gate.enough(whole.units, len(whole), how.min_rows)
     if not len(rows):
-        return gating.Looked([enough])
+        return gating.Looked([gate.enough("rows", 0, how.min_rows)])
+    columns = {name: rows.frame[name].to_numpy()[places] for name in rows.frame}
+    opened, found = _scored(subject, folder / WHOLE, columns, rows)
+    if not isinstance(found, np.ndarray):
+        return gating.Looked([found, *findings])
+    whole = sample(rows, places, found, how.threshold)
+    enough = gate.enough(whole.units, len(whole), how.min_rows)
     if not how.against:
         findings.append(gate.error("margins", "no metric has a margin: name some under `margins`"))
     confidence = paired.each(how.confidence, max(len(how.against) * len(there), 1))
-    columns = {name: rows.frame[name].to_numpy()[places] for name in rows.frame}
-    predicts: dict[str, Predict] = {}
+    predicts: dict[str, Predict] = {WHOLE: opened}
     table: list[tuple[Any, ...]] = []
     for name, path in there.items():
         opened, found = _scored(subject, path, columns, rows)
@@ -165,8 +168,7 @@ def look(subject: gating.Subject[VariantsSettings]) -> gating.Looked:
         compared = compare(name, mine, whole, how, confidence)
         findings += [finding for finding, _ in compared]
         table += [row for _, row in compared]
-    if predicts:
-        predicts[WHOLE] = scoring.scorer(subject.root, subject.package, folder)
+    if len(predicts) > 1:
         took = milliseconds(predicts, columns, how.timed)
         write_atomic(out, json.dumps({"milliseconds_a_row": took}, indent=1, sort_keys=True) + "\n")
         print("  ".join(f"{name} {value:g} ms a row" for name, value in sorted(took.items())), flush=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from tidegate import config, params, plumbing
+from tidegate import config, params, plumbing, scoring
 from tidegate.core.release import ReleaseRecord
 from tidegate.core.task import Declaration
 from tidegate.documents import read_yaml
@@ -81,7 +81,8 @@ def predictions(old: Old, registry: Registry, columns: Mapping[str, Any]) -> tup
                 for code, path in zip(codes, paths, strict=True)
             )
             matrix = features.compute_columns(columns, features.load(files / "features.json"))
-            made = np.asarray(score.score(score.session(files / "model.onnx"), matrix))
+            opened = score.session(files / _served(old.root, old.package, record))
+            made = np.asarray(score.score(opened, matrix))
         except Exception as error:
             raise Fatal(
                 f"release {record.id} can't be scored with {' and '.join(paths)} of its commit: {error}",
@@ -120,7 +121,18 @@ def same_code(root: Path, package: str, record: ReleaseRecord) -> bool:
     Raises NoData when its commit is not in this clone.
     """
     paths = [f"models/{package}/{name}" for name in CODE]
-    return all(_code(root, record, path) == _read(root, path) for path in paths)
+    same = all(_code(root, record, path) == _read(root, path) for path in paths)
+    return same and _served(root, package, record) == scoring.served_file(root, package)
+
+
+def _served(root: Path, package: str, record: ReleaseRecord) -> str:
+    """Return which of the model's files a release served; one without settings had one file."""
+    name = scoring.settings_path(package)
+    try:
+        text = _code(root, record, name)
+    except NoData:  # the commit is here, else its features.py had not been found
+        return scoring.WHOLE
+    return scoring.file_of(text, f"{name} of {record.commit[:12]}")
 
 
 def _code(root: Path, record: ReleaseRecord, path: str) -> str:

@@ -9,7 +9,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import msgspec
+
+from tidegate.documents import read_yaml
 from tidegate.errors import NoData
+from tidegate.serving.settings import FILE, parse
+
+WHOLE = "model.onnx"
 
 
 def columns(root: Path, package: str) -> tuple[str, ...]:
@@ -29,14 +35,37 @@ def features(
     return tuple(code.FEATURES), lambda columns: code.compute_columns(columns, loaded)
 
 
-def scorer(
-    root: Path, package: str, artifact: Path, file: str = "model.onnx"
-) -> Callable[[Mapping[str, Any]], Any]:
+def settings_path(package: str) -> str:
+    """Return where a service's settings are, from the checkout's root."""
+    return f"services/{package}/{FILE}"
+
+
+def file_of(settings: str, where: str) -> str:
+    """Return the name of that file of the model that a service runs on a CPU, by its settings' text.
+
+    Raises NoData for settings that can't be read.
+    """
+    try:
+        variant = parse(read_yaml(settings, where)[0]).variant
+    except msgspec.ValidationError as problem:
+        raise NoData(f"{where}: {problem}", "See `tidegate schema settings`.") from problem
+    return f"model.{variant}.onnx" if variant else WHOLE
+
+
+def served_file(root: Path, package: str) -> str:
+    """Return the name of the file that is served, which is the one to judge; see `file_of`."""
+    name = settings_path(package)
+    return file_of((root / name).read_text(), name) if (root / name).is_file() else WHOLE
+
+
+def scorer(root: Path, package: str, artifact: Path, file: str = "") -> Callable[[Mapping[str, Any]], Any]:
     """Return what maps raw columns to the model's answers: a number a row, or one a class, `[n, K]`.
 
-    `artifact` is the model's folder, `file` which of its files is run. The code is that of `root`, whatever
-    is imported already. Raises NoData when a part is missing; what the model's own code raises is passed on.
+    `artifact` is the model's folder, `file` which of its files is run, the one that is served if none is
+    named. The code is that of `root`, whatever is imported already. Raises NoData when a part is missing;
+    what the model's own code raises is passed on.
     """
+    file = file or served_file(root, package)
     for needed in (artifact / "features.json", artifact / file):
         if not needed.is_file():
             raise NoData(f"the trained model has no {needed.name}", "Run `dvc repro`.")

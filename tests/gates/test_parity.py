@@ -214,17 +214,6 @@ def test_saved_predictions_of_another_model_fail(room: Room) -> None:
     assert (code, failed(found)) == (1, {"saved predictions"})
 
 
-def test_what_was_evaluated_may_have_a_tolerance_of_its_own(room: Room) -> None:
-    """Where another file of the model is served than was evaluated, its answers are near, not the same."""
-    room.save(lambda values: values + 1e-4)
-    with serve(room.model) as url:
-        assert room.look(url)[0] == 1
-        room.set({"saved_tolerance": 1e-3})
-        assert room.look(url)[0] == 0
-        room.set({"saved_tolerance": 1e-5})
-        assert room.look(url)[0] == 1
-
-
 def test_the_file_that_is_served_is_compared(room: Room) -> None:
     """The pipeline scores by the variant that the service's settings name, and names it in the report."""
     (room.model / "model.int8.onnx").write_bytes((room.model / "model.onnx").read_bytes())

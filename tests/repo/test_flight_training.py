@@ -6,13 +6,17 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import lightgbm as lgb
 import numpy as np
 import pytest
 
-from models.flight_delay import evaluate, features, train
+from models import evaluate
+from models.flight_delay import features, train
 from models.flight_delay.score import score, session
+from tidegate.core import curves, scores
+from tidegate.core.task import Declaration
 from tidegate.errors import PlatformError
 
 ROOT = Path(__file__).parents[2]
@@ -81,6 +85,7 @@ def test_what_the_holdout_looks_like_travels_with_the_model(sample: tuple[np.nda
 _EXPORT = """
 import sys
 from pathlib import Path
+from typing import Any
 import lightgbm
 from models.flight_delay import train
 train.export(lightgbm.Booster(model_file=sys.argv[1]), Path(sys.argv[2]))
@@ -145,26 +150,28 @@ def test_nothing_scores_to_nothing(booster: lgb.Booster, tmp_path: Path) -> None
 
 def test_metrics_of_a_known_case() -> None:
     """Two of three pairs in the right order are an AUC of 2/3; the other numbers follow by hand."""
-    late, probability = np.array([1, 0, 0, 0]), np.array([0.5, 0.2, 0.2, 0.8])
-    found = evaluate.measure(late, probability)
+    found = evaluate.measure(_rows([1, 0, 0, 0], [0.5, 0.2, 0.2, 0.8]))
     assert found["auc"] == pytest.approx(2 / 3, abs=1e-6)
     assert found["brier"] == pytest.approx((0.25 + 0.04 + 0.04 + 0.64) / 4)
     assert (found["base_rate"], found["mean_probability"], found["rows"]) == (0.25, 0.425, 4)
 
 
 def test_plots_of_a_known_case() -> None:
-    """The ROC runs from 0,0 to 1,1 and never falls; calibration and distribution count every row."""
+    """The ROC runs from left to 1,1 and never falls; calibration lies near, and the distribution is of all."""
     random = np.random.default_rng(1)
     probability = random.random(1000)
-    late = (random.random(1000) < probability).astype(int)
-    curve = [
-        (point["false_positive_rate"], point["true_positive_rate"])
-        for point in evaluate.roc(late, probability)
-    ]
-    assert curve[0] == (0, 0)
-    assert curve[-1] == (1, 1)
-    assert curve == sorted(curve)
-    bins = evaluate.calibration(late, probability, 10)
-    assert sum(point["rows"] for point in bins) == 1000
-    assert all(abs(point["late_rate"] - point["probability"]) < 0.2 for point in bins)
-    assert sum(point["share"] for point in evaluate.distribution(probability, 10)) == pytest.approx(1)
+    rows = _rows((random.random(1000) < probability).astype(int), probability)
+    roc, calibration, distribution = (
+        [(point["x"], point["y"]) for point in evaluate.points(chart)]
+        for chart in curves.charts({evaluate.MODEL: rows}, (), 10)
+    )
+    assert (roc[0][0], roc[-1]) == (0, (1, 1))
+    assert roc == sorted(roc)
+    assert len(calibration) == 10
+    assert all(abs(rate - probability) < 0.2 for probability, rate in calibration)
+    assert sum(share for _, share in distribution) == pytest.approx(1)
+
+
+def _rows(late: Any, probability: Any) -> scores.Sample:
+    declared = Declaration("classification", features.LABEL, "probability")
+    return scores.sample(declared, np.asarray(late), np.asarray(probability))

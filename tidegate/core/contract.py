@@ -143,14 +143,16 @@ def prediction_problem(body: Any, declared: Declaration) -> str:
 
     Each declared field is a finite number; a probability lies from 0 to 1, and those of all classes sum to 1.
     """
-    values = [body.get(name) if isinstance(body, dict) else None for name in declared.columns]
-    for name, value in zip(declared.columns, values, strict=True):
+    total = 0.0
+    for name in declared.columns:
+        value = body.get(name) if isinstance(body, dict) else None
         if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
             return f"`{name}` is {value!r}, no number"
         if declared.task == "classification" and not 0 <= value <= 1:
             return f"`{name}` is {value!r}, no probability"
-    if declared.classes and abs(sum(values) - 1) > SUM:
-        return f"the probabilities of {', '.join(declared.classes)} sum to {sum(values):.4g}"
+        total += value
+    if declared.classes and abs(total - 1) > SUM:
+        return f"the probabilities of {', '.join(declared.classes)} sum to {total:.4g}"
     return ""
 
 
