@@ -55,9 +55,12 @@ _number, _category, _time, _text = (_of_kind(kind) for kind in ("number", "categ
 
 
 def _held_by_its_mean(room: Room) -> str:
-    """Return a column whose units the data gate tells by its mean, else the most important number."""
-    declared = settings(room, "data").columns.items()
-    return next((str(name) for name, spec in declared if spec.mean), "") or _number(room)
+    """Return a compared number whose units the data gate tells by its mean, else the most important one."""
+    compared = settings(room, "drift").columns
+    for name, spec in settings(room, "data").columns.items():
+        if spec.mean and name in compared and compared[name].kind == "number":
+            return str(name)
+    return _number(room)
 
 
 # ---------------------------------------------------------------- changes
