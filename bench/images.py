@@ -44,7 +44,7 @@ def images() -> Mapping[str, Measured]:
     checkout = Path.cwd()
     where, spec = wiring.home(checkout), wiring.platform(checkout, "staging")
     store, tools = wiring.bentos_path(spec, where), wiring.image_tools(spec, where)
-    engine = spec.images.engine
+    engine = wiring.image_engine([spec])
     try:
         record = imaging.recorded(checkout, MODEL)
         bento = bentos.verify(store, record)

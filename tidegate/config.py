@@ -156,18 +156,20 @@ class UiSpec(_Spec, frozen=True):
     port: int | Literal["auto"] = "auto"
 
 
+# A word of a container file and of an engine's command line: no second line, and no option.
+ImageName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9]\S*\Z")]
+
+
 class ImagesSpec(_Spec, frozen=True):
-    """How `tidegate image` builds, and how containers run: `engine` is what does both.
+    """How `tidegate image` builds, by `engine`: by default what runs the containers, else podman.
 
     `base` and `gpuBase` are the images that releases are built on; `build` and `run` are options of the
     engine's own, added to each `build` and each `run` (a limit or a runtime that a machine asks for).
     """
 
-    engine: Literal["podman", "docker"] = "podman"
-    base: Annotated[str, msgspec.Meta(min_length=1)] = "docker.io/library/python:3.11-slim-bookworm"
-    gpu_base: Annotated[str, msgspec.Meta(min_length=1)] = (
-        "docker.io/nvidia/cuda:13.0.1-cudnn-runtime-ubuntu24.04"
-    )
+    engine: Literal["", "podman", "docker"] = ""
+    base: ImageName = "docker.io/library/python:3.11-slim-bookworm"
+    gpu_base: ImageName = "docker.io/nvidia/cuda:13.0.1-cudnn-runtime-ubuntu24.04"
     build: tuple[str, ...] = ()
     run: tuple[str, ...] = ()
 

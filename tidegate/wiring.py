@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -214,11 +214,20 @@ def bentos(spec: config.Platform, where: config.Home) -> BentoStore:
     return BentoStore(bentos_path(spec, where))
 
 
+def image_engine(specs: Iterable[config.Platform]) -> str:
+    """Return what builds images for these environments: as the first says, else what runs containers.
+
+    An image that another engine built is not there for the one that has to run it.
+    """
+    said = [spec.images.engine or (spec.workloads.adapter if in_containers(spec) else "") for spec in specs]
+    return next(filter(None, said), "podman")
+
+
 def builder(spec: config.Platform, engine: str = "") -> Builder:
     """Return what builds images: the platform's engine, or another one."""
     from tidegate.adapters.builder import EngineBuilder
 
-    return EngineBuilder(engine or spec.images.engine, spec.images.build)
+    return EngineBuilder(engine or image_engine([spec]), spec.images.build)
 
 
 def image_tools(spec: config.Platform, where: config.Home, engine: str = "") -> Tools:

@@ -8,16 +8,18 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
+import yaml
 
 from tests.containers import ROOT, checkout, git, toy
 from tidegate import imaging, promotion, wiring
 from tidegate.adapters import containerfile, cyclonedx
 from tidegate.adapters.builder import EngineBuilder, settled
 from tidegate.bentos import bento_digest, bento_path
-from tidegate.config import Home, parse_images
+from tidegate.config import Home, ImagesSpec, Platform, WorkloadsSpec, parse_images, parse_platform
 from tidegate.core.images import EPOCH, identity
 from tidegate.core.promotion import Target
 from tidegate.core.release import ReleaseRecord
@@ -329,6 +331,31 @@ def test_the_health_check_is_kept() -> None:
     files = settled(inspected())
     (text,) = (files[name] for name in files if len(name) == 64)
     assert json.loads(text)["config"]["Healthcheck"] == {"Test": ["CMD", "true"]}
+
+
+@pytest.mark.parametrize(
+    ("staging", "production", "engine"),
+    [
+        ({}, {}, "podman"),
+        ({}, {"adapter": "docker"}, "docker"),
+        ({"adapter": "docker"}, {"adapter": "podman"}, "docker"),
+    ],
+)
+def test_images_are_built_where_they_will_run(staging: Any, production: Any, engine: str) -> None:
+    """Who switches an environment to another engine need not name it a second time; a name given wins."""
+    specs = [Platform(workloads=WorkloadsSpec(**each)) for each in (staging, production)]
+    assert wiring.image_engine(specs) == engine
+    named = msgspec.structs.replace(specs[0], images=ImagesSpec(engine="podman"))
+    assert wiring.image_engine([named, specs[1]]) == "podman"
+
+
+@pytest.mark.parametrize("base", ["", "--tls-verify=false", "a\nRUN id", "a b"])
+def test_a_base_is_one_word_and_no_option(base: str) -> None:
+    """It goes into a container file and onto the engine's command line."""
+    shared = yaml.safe_dump({"images": {"base": base}})
+    files = {"envs/platform.yaml": shared, "envs/staging/platform.yaml": "plane: staging"}
+    with pytest.raises(ConfigError, match="images"):
+        parse_platform(files, "staging")
 
 
 def test_an_engine_that_is_not_here_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

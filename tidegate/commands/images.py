@@ -78,7 +78,7 @@ def image(
     bento = bentos.verify(wiring.bentos_path(spec, where), record)
     default = spec.images.base if variant is Variant.CPU else spec.images.gpu_base
     order = imaging.Order(record, str(variant), bento, checkout, base or default, again)
-    tools = wiring.image_tools(spec, where, str(engine or ""))
+    tools = wiring.image_tools(spec, where, _engine(checkout, engine))
 
     def say(line: str) -> None:
         typer.echo(line, err=as_json)
@@ -97,6 +97,11 @@ def image(
     say(f"recorded  {paths[0]}; bill of materials {paths[1]}")
     if as_json:
         typer.echo(imaging.told(built, str(variant), paths))
+
+
+def _engine(checkout: Path, named: Program | None) -> str:
+    """Return what builds: what was named, else as the environments' platforms say together."""
+    return named or wiring.image_engine(wiring.platform(checkout, name) for name in ENVIRONMENTS)
 
 
 def _all(as_json: bool) -> None:
@@ -121,7 +126,7 @@ def base_image(again: Again = False, engine: Engine = None, as_json: Json = Fals
     from tidegate.adapters import debian
 
     checkout = wiring.find_checkout()
-    builder = wiring.builder(wiring.platform(checkout, "staging"), str(engine or ""))
+    builder = wiring.builder(wiring.platform(checkout, "staging"), _engine(checkout, engine))
     made = debian.make(builder, again=again)
     name = debian.base_name()
     if as_json:
