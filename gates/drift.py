@@ -227,7 +227,8 @@ def look(subject: gating.Subject[DriftSettings]) -> gating.Looked:
     shares = scored.evaluated(subject).shares
     predict = None
     if settings.predictions is not None:
-        predict = scoring.scorer(subject.root, subject.package, subject.built("model"))
+        file = scored.served(subject)
+        predict = scoring.scorer(subject.root, subject.package, subject.built("model"), file)
     findings, rows, found = judge(reference, current, settings, shares, predict, subject.declared)
     table, chart = shown(rows, found)
     measurements = {
@@ -244,7 +245,7 @@ GATE = gating.Gate(
     DriftSettings,
     look,
     needs="files",
-    inputs="The train and holdout splits, the model, and importance.json of build/<model>/.",
+    inputs="The train and holdout splits, the file of the model that is served, and importance.json.",
     fix="Find out what moved; train on newer data, or raise that column's limit by a reviewed commit.",
 )
 

@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import msgspec
 import numpy as np
 
-from tidegate import frames, gating, scoring
+from tidegate import frames, gating, scored
 from tidegate.adapters import hypothesis
 from tidegate.core import contract, gate, mutations, openapi, parity
 from tidegate.core.contract import Answer
@@ -74,7 +74,7 @@ class Pipeline:
             importlib.import_module(f"models.{subject.package}.{name}") for name in ("features", "score")
         )
         loaded = features.load(subject.built("model/features.json"))
-        return cls(features, score, loaded, score.session(subject.built(f"model/{served(subject)}")))
+        return cls(features, score, loaded, score.session(subject.built(f"model/{scored.served(subject)}")))
 
     def matrix(self, raw: Raw) -> np.ndarray[Any, Any]:
         """Return the features of raw rows: float32 [rows, features]."""
@@ -83,14 +83,6 @@ class Pipeline:
         else:
             found = self.features.compute_columns(raw.columns, self.loaded)
         return found
-
-
-def served(subject: gating.Subject[ParitySettings]) -> str:
-    """Return the name of that file of the model that its service's settings say it runs. Raises NoData."""
-    name = scoring.settings_path(subject.package)
-    if not (subject.root / name).is_file():
-        return scoring.WHOLE
-    return scoring.file_of(subject.input(name).read_text(), name)
 
 
 def sampled(subject: gating.Subject[ParitySettings], pipeline: Pipeline, split: str, count: int) -> Raw:

@@ -1,8 +1,8 @@
 """Is each variant of the model (`model.<variant>.onnx`) as good as `model.onnx`, within its margins?
 
 A variant holds the same model in fewer bits, for another processor. On the same rows of the holdout it may be
-worse than model.onnx, whose predictions evaluation saved, by no more than the margin of each metric. What
-each takes for one row is measured and written to build/<model>/latency.json, and refuses nothing.
+worse than model.onnx by no more than the margin of each metric; which of them is served does not matter here.
+What each takes for one row is measured and written to build/<model>/latency.json, and refuses nothing.
 """
 
 from __future__ import annotations
@@ -196,7 +196,7 @@ GATE = gating.Gate(
     VariantsSettings,
     look,
     needs="files",
-    inputs="build/<model>/model/, predictions.parquet, the holdout, and the variant in settings.yaml.",
+    inputs="build/<model>/model/, the holdout, and the variant in settings.yaml.",
     fix="Leave the layers that lose most in full precision, serve another variant, or drop that one.",
 )
 

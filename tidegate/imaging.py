@@ -93,7 +93,14 @@ def recorded(checkout: Path, model: str, release: str = "") -> ReleaseRecord:
         raise ReleaseNotFound(
             f"there is no {name}", "Make it with `dvc repro`, or name a release."
         ) from error
-    return config.parse_record(text, name) if release else config.read_record(text, name)
+    record = config.parse_record(text, name) if release else config.read_record(text, name)
+    if record.model != model:
+        raise ConfigError(
+            f"it is the record of a release of {record.model}, not of {model}",
+            "Restore the file from Git, or make it again with `dvc repro`.",
+            where=name,
+        )
+    return record
 
 
 def make(order: Order, tools: Tools, say: Callable[[str], None] = lambda line: None) -> Built:

@@ -1,6 +1,6 @@
 """A candidate's predictions of the holdout, joined with its rows and with production's of the same rows.
 
-What the `quality` and `slices` gates rest on. Nothing here guesses: which columns are meant, and what they
+What the gates that score rest on. Nothing here guesses: which columns are meant, and what they
 may hold, the model's declaration says. Predictions that can't be read, are of other rows, or are not what
 was declared raise, and so make the gate an ERROR.
 """
@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from tidegate import baseline, frames, params, wiring
+from tidegate import baseline, frames, params, scoring, wiring
 from tidegate.core import gate, scores
 from tidegate.core.release import ReleaseRecord
 from tidegate.core.scores import Sample
@@ -84,6 +84,17 @@ def evaluated(subject: Subject[Any]) -> Evaluated:
             "Run `dvc repro`.",
         )
     return known
+
+
+def served(subject: Subject[Any]) -> str:
+    """Return the name of that file of the model that its service runs, by settings that the report names.
+
+    Raises NoData for settings that can't be meant.
+    """
+    name = scoring.settings_path(subject.package)
+    if not (subject.root / name).is_file():
+        return scoring.WHOLE
+    return scoring.file_of(subject.input(name).read_text(), name)
 
 
 def read(subject: Subject[Any]) -> Scored:

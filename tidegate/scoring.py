@@ -27,12 +27,8 @@ def features(
     root: Path, package: str, artifact: Path
 ) -> tuple[tuple[str, ...], Callable[[Mapping[str, Any]], Any]]:
     """Return the features' names, and what maps raw columns to them, `[n, F]`; see `scorer`."""
-    known = artifact / "features.json"
-    if not known.is_file():
-        raise NoData(f"the trained model has no {known.name}", "Run `dvc repro`.")
-    code = _module(root, package, "features")
-    loaded = code.load(known)
-    return tuple(code.FEATURES), lambda columns: code.compute_columns(columns, loaded)
+    code, compute = _computing(root, package, artifact)
+    return tuple(code.FEATURES), compute
 
 
 def settings_path(package: str) -> str:
@@ -66,13 +62,21 @@ def scorer(root: Path, package: str, artifact: Path, file: str = "") -> Callable
     what the model's own code raises is passed on.
     """
     file = file or served_file(root, package)
-    for needed in (artifact / "features.json", artifact / file):
-        if not needed.is_file():
-            raise NoData(f"the trained model has no {needed.name}", "Run `dvc repro`.")
-    _, compute = features(root, package, artifact)
+    if not (artifact / file).is_file():
+        raise NoData(f"the trained model has no {file}", "Run `dvc repro`.")
+    _, compute = _computing(root, package, artifact)
     scoring = _module(root, package, "score")
     opened = scoring.session(artifact / file)
     return lambda columns: scoring.score(opened, compute(columns))
+
+
+def _computing(root: Path, package: str, artifact: Path) -> tuple[ModuleType, Callable[..., Any]]:
+    known = artifact / "features.json"
+    if not known.is_file():
+        raise NoData(f"the trained model has no {known.name}", "Run `dvc repro`.")
+    code = _module(root, package, "features")
+    loaded = code.load(known)
+    return code, lambda columns: code.compute_columns(columns, loaded)
 
 
 def _module(root: Path, package: str, name: str) -> ModuleType:

@@ -250,6 +250,9 @@ def test_a_release_is_found_by_its_id_or_as_the_last(subject: Subject) -> None:
     assert imaging.recorded(subject.order.checkout, record.model) == record
     with pytest.raises(ReleaseNotFound, match=r"there is no envs/releases/.*/0{12}\.yaml"):
         imaging.recorded(subject.order.checkout, record.model, "0" * 12)
+    (subject.order.checkout / "build" / record.model).rename(subject.order.checkout / "build" / "other")
+    with pytest.raises(ConfigError, match=f"of a release of {record.model}, not of other"):
+        imaging.recorded(subject.order.checkout, "other")
 
 
 def test_a_promotion_carries_the_images(subject: Subject, tmp_path_factory: pytest.TempPathFactory) -> None:

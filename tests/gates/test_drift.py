@@ -98,6 +98,22 @@ def model(room: GateRoom, weight: float) -> None:
     (room.build / "importance.json").write_text(json.dumps(document))
 
 
+def test_the_file_that_is_served_is_the_one_that_answers(room: GateRoom, monkeypatch: Any) -> None:
+    """Answers are of the variant in the service's settings, which the report names as what it read."""
+    wanted = "raise ValueError(opened)"
+    (room.root / "models/toy/score.py").write_text(SCORE.replace("return matrix", wanted))
+    (room.build / "model" / "model.int8.onnx").write_text("fewer bits")
+    document = {"artifact": digest_folder(room.build / "model"), "shares": SHARES}
+    (room.build / "importance.json").write_text(json.dumps(document))
+    settings = room.root / "services" / "toy" / "settings.yaml"
+    settings.parent.mkdir(parents=True)
+    settings.write_text("variant: int8\n")
+    code, found = look(room, monkeypatch)
+    assert code == Verdict.ERROR.exit_code
+    assert any("ValueError: fewer bits" in one.reason for one in found.findings)
+    assert "services/toy/settings.yaml" in found.source.inputs
+
+
 def look(room: GateRoom, monkeypatch: pytest.MonkeyPatch) -> tuple[int, report.Report]:
     """Run the gate in this process: importing Evidently once is enough."""
     monkeypatch.chdir(room.root)

@@ -67,6 +67,13 @@ def test_every_model_has_every_stage(stages: dict[str, Any]) -> None:
     assert set(stages) == {"stores", *(f"{kind}@{model}" for kind in kinds for model in models)}
 
 
+def test_what_scores_looks_again_when_another_file_is_served(stages: dict[str, Any]) -> None:
+    """The service's settings name the file that is scored: each stage that reads them depends on them."""
+    name = "services/flight_delay/settings.yaml"
+    scoring = [f"{kind}@flight-delay" for kind in ("evaluate", "gate-drift", "gate-variants")]
+    assert all(stages[one]["needs"] & {name, "services/flight_delay"} for one in scoring)
+
+
 def test_nothing_is_registered_before_its_gates(stages: dict[str, Any]) -> None:
     """Registering and packaging come after the gates that read files, the evaluation and the training."""
     before = {f"gate-{gate}@flight-delay" for gate in GATES} | {
