@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import msgspec
+
+from tidegate import config
 from tidegate.core.images import VARIANTS, difference, image_name
 from tidegate.core.release import ReleaseRecord
 from tidegate.errors import ReleaseNotFound
 
-__all__ = ["VARIANTS", "Builder", "Inspected", "image_name", "verify"]
+__all__ = ["VARIANTS", "Builder", "Inspected", "image_name", "images_path", "kept", "verify"]
 
 
 @dataclass(frozen=True)
@@ -56,3 +59,23 @@ def verify(record: ReleaseRecord, variant: str, image_id: str, labels: Mapping[s
     differs = difference(record, variant, image_id, labels)
     if differs:
         raise ReleaseNotFound(*differs)
+
+
+def kept(checkout: Path, record: ReleaseRecord, variant: str, builder: Builder) -> bool:
+    """Tell whether a release's recorded image is here: on a newer base it would be made another one.
+
+    Raises ConfigError for a file of images that can't be meant.
+    """
+    there = checkout / images_path(record)
+    if not there.is_file():
+        return False
+    images = config.parse_images(there.read_text(), images_path(record)).images
+    reference = images.get(variant)  # type: ignore[call-overload]
+    found = builder.inspect(reference.id) if reference else None
+    recorded_so = msgspec.structs.replace(record, images=images)
+    return found is not None and difference(recorded_so, variant, found.id, found.labels) is None
+
+
+def images_path(record: ReleaseRecord) -> str:
+    """Return where a release's images are written down, relative to the checkout."""
+    return f"envs/releases/{record.model}/{record.id}.images.yaml"

@@ -29,7 +29,7 @@ from tidegate.core.images import EPOCH, PREFIX, identity, image_name
 from tidegate.core.release import ImageRef, ReleaseRecord
 from tidegate.errors import ConfigError, PlatformError, ReleaseNotFound
 from tidegate.files import digest_file, write_atomic
-from tidegate.images import Builder, Inspected
+from tidegate.images import Builder, Inspected, images_path
 
 VERSION = "3.11"  # of CPython: what the lock is made for
 LOCK, GPU_LOCK = "requirements.lock", "requirements-gpu.lock"
@@ -299,7 +299,7 @@ def write(order: Order, built: Built) -> tuple[str, str]:
     """
     of, checkout = order.record, order.checkout
     bill = f"build/{of.model}/image-{order.variant}.cdx.json"
-    path = f"envs/releases/{of.model}/{of.id}.images.yaml"
+    path = images_path(of)
     there = checkout / path
     known = config.parse_images(there.read_text(), path).images if there.is_file() else {}
     images = {**msgspec.to_builtins(known), order.variant: msgspec.to_builtins(built.reference)}

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from tests.containers import ROOT, checkout, git, toy
-from tidegate import imaging, promotion, wiring
+from tidegate import images, imaging, promotion, wiring
 from tidegate.adapters import containerfile, cyclonedx
 from tidegate.adapters.builder import EngineBuilder, settled
 from tidegate.bentos import bento_digest, bento_path
@@ -242,6 +242,22 @@ def test_each_variant_is_recorded_beside_the_others(subject: Subject) -> None:
     images = parse_images((subject.order.checkout / path).read_text(), path).images
     assert images["cpu"] == built.reference
     assert images["gpu"].name.endswith("-gpu")
+
+
+def test_a_recorded_image_that_is_here_is_kept(subject: Subject) -> None:
+    """Another run of a workflow replaces none that runs; what is not here, or says otherwise, is built."""
+    order, builder = subject.order, subject.builder
+    assert not images.kept(order.checkout, order.record, "cpu", builder)
+    made = imaging.make(order, subject.tools)
+    imaging.write(order, made)
+    builder.known.pop(made.reference.id, None)
+    assert not images.kept(order.checkout, order.record, "cpu", builder)
+    labels = identity(order.record, "cpu")
+    builder.known[made.reference.id] = Inspected(made.reference.id, labels, 7)
+    assert images.kept(order.checkout, order.record, "cpu", builder)
+    assert not images.kept(order.checkout, order.record, "gpu", builder)
+    builder.known[made.reference.id] = Inspected(made.reference.id, {**labels, "tidegate.release": "0"}, 7)
+    assert not images.kept(order.checkout, order.record, "cpu", builder)
 
 
 def test_a_release_is_found_by_its_id_or_as_the_last(subject: Subject) -> None:

@@ -106,16 +106,21 @@ def _engine(checkout: Path, named: Program | None) -> str:
 
 def _all(as_json: bool) -> None:
     """Build what environments run, of each model that was packaged here last; nothing for processes."""
-    from tidegate import promotion
+    from tidegate import images, imaging, promotion
 
     checkout = wiring.find_checkout()
     specs = [wiring.platform(checkout, name) for name in ENVIRONMENTS]
     variants = {"gpu" if spec.workloads.gpus else "cpu" for spec in specs if wiring.in_containers(spec)}
     if not variants:
         typer.echo("every environment runs processes: no image is built", err=as_json)
+    builder = wiring.builder(specs[0], wiring.image_engine(specs))
     for model in promotion.built_models(checkout) if variants else ():
+        record = imaging.recorded(checkout, model)
         for variant in sorted(variants):
-            image(model, Variant(variant), as_json=as_json)
+            if images.kept(checkout, record, variant, builder):
+                typer.echo(f"image     {images.image_name(record, variant)}, recorded and here", err=as_json)
+            else:
+                image(model, Variant(variant), as_json=as_json)
 
 
 def base_image(again: Again = False, engine: Engine = None, as_json: Json = False) -> None:
