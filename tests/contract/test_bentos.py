@@ -11,7 +11,7 @@ import pytest
 from tests.builders import tiny_model
 from tidegate import bentos
 from tidegate.adapters.bentoml import SERVING_PACKAGES, BentoStore, pins_of, serving_pins
-from tidegate.adapters.supervisor import SupervisorWorkloads
+from tidegate.adapters.supervisor import BentoCommands
 from tidegate.bentos import (
     Source,
     bento_digest,
@@ -155,16 +155,15 @@ def test_packages_other_than_the_locked_are_named(tmp_path: Path) -> None:
 
 def test_a_bento_served_by_other_packages_is_warned_of_once(
     store: tuple[BentoStore, Path, BentoRef],
-    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """One line a Bento, however many replicas; none when all is as locked."""
     _, home, ref = store
     monkeypatch.setattr(bentos, "other_packages", lambda path: ["numpy 2, locked 1"])
-    workloads = SupervisorWorkloads(tmp_path, tmp_path / "none", home)
+    commands = BentoCommands(home, {})
     for port in (1, 2):
-        assert workloads._serve(_record(ref), port)[0][-1] == str(port)
+        assert commands.command(_record(ref), port)[0][-1] == str(port)
     assert [record.getMessage() for record in caplog.records] == [
         f"{ref.tag} is served by packages that it was not locked with: numpy 2, locked 1. "
         "Run `make setup` at its commit."

@@ -36,7 +36,7 @@ class SupervisorWorkloads(Kept):
         environment: Mapping[str, str] | None = None,
     ) -> None:
         placements = Placements(folder)
-        served = command or _Bentos(bentos_home, environment or {}).command
+        served = command or BentoCommands(bentos_home, environment or {}).command
         super().__init__(
             placements,
             _Programs(placements, Supervisord(socket), served),
@@ -110,7 +110,7 @@ class _Programs:
         return str(self._placements.log(name))
 
 
-class _Bentos:
+class BentoCommands:
     """How a release is served from the store of Bentos."""
 
     def __init__(self, home: Path, environment: Mapping[str, str]) -> None:
