@@ -157,7 +157,7 @@ def test_metrics_of_a_known_case() -> None:
 
 
 def test_plots_of_a_known_case() -> None:
-    """The ROC runs from left to 1,1 and never falls; calibration lies near, and the distribution is of all."""
+    """The ROC never falls and ends at 1,1; calibration lies near; the distribution is of all rows."""
     random = np.random.default_rng(1)
     probability = random.random(1000)
     rows = _rows((random.random(1000) < probability).astype(int), probability)
