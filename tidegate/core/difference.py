@@ -134,14 +134,24 @@ def _likeliest(pair: Pair, difference: float, low: float, high: float) -> float:
     return (low + high) / 2
 
 
-def _least(of: Callable[[float], float], left: float, right: float, points: int = 8) -> float:
-    """Return the least value in an interval: the best of a grid, then by golden section around it."""
+def _least(of: Callable[[float], float], left: float, right: float, points: int = 16) -> float:
+    """Return the least value in an interval: by golden section around each low place of a grid.
+
+    There may be two of them, of nearly equal depth: the lowest of the grid need not lead to the least.
+    """
     at = [left + (right - left) * i / points for i in range(points + 1)]
     values = [of(x) for x in at]
-    best = min(range(points + 1), key=values.__getitem__)
-    left, right, ratio = at[max(0, best - 1)], at[min(points, best + 1)], (math.sqrt(5) - 1) / 2
-    least = values[best]
-    for _ in range(8):
+    least = min(values)
+    for i, value in enumerate(values):
+        before, after = max(0, i - 1), min(points, i + 1)
+        if value <= values[before] and value <= values[after]:
+            least = min(least, _golden(of, at[before], at[after]))
+    return least
+
+
+def _golden(of: Callable[[float], float], left: float, right: float) -> float:
+    ratio, least = (math.sqrt(5) - 1) / 2, math.inf
+    for _ in range(12):
         a, b = right - ratio * (right - left), left + ratio * (right - left)
         first, second = of(a), of(b)
         least = min(least, first, second)
