@@ -24,9 +24,7 @@ _AsOf = Annotated[
     str, typer.Option("--as-of", help="An ISO time (UTC if it names no zone); by default the newest data's.")
 ]
 _To = Annotated[str, typer.Option("--to", help="Another store: sqlite:///file or redis://host:6379/0.")]
-_Keys = Annotated[
-    list[str], typer.Argument(help="entity_type:entity_id:feature_name, as in user:42:clicks.")
-]
+_Keys = Annotated[list[str], typer.Argument(help="entity_type:entity_id:feature_name, as in user:42:clicks.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
