@@ -25,13 +25,13 @@ from tidegate.adapters.answers import recent
 from tidegate.adapters.containers import ContainerWorkloads
 from tidegate.adapters.features import SqliteFeatures
 from tidegate.config import Desired, Environment, Home, Platform
-from tidegate.core.containers import Limits
+from tidegate.core.containers import Limits, Mount
 from tidegate.core.images import image_name
 from tidegate.core.release import ImageRef
 from tidegate.errors import ConfigError, PlatformError, ReleaseNotFound, Unreachable
 from tidegate.machine import copies, running
-from tidegate.machine.containers import AT, NAME, Recipe, called, mark
-from tidegate.machine.engine import Engine
+from tidegate.machine.containers import AT, NAME, Recipe, called, container, mark
+from tidegate.machine.engine import Engine, Image
 from tidegate.machine.layout import Layout
 from tidegate.machine.meter import Meter
 from tidegate.machine.processes import carrying, is_free
@@ -322,6 +322,23 @@ def test_places_that_no_container_reaches_are_refused(
     assert "secret" not in str(error.value)
 
 
+@pytest.mark.parametrize("folder", ["/data, old/answers", '/data "new"/answers'])
+def test_a_folder_that_a_mount_can_not_name_is_refused(folder: str) -> None:
+    """A comma parts the options of a mount: what comes after it would be taken for one."""
+    image = Image("sha256:1", {}, "1034", {})
+    with pytest.raises(ConfigError, match="comma or a quotation mark"):
+        container(
+            Recipe(Engine("podman")),
+            image,
+            name="x",
+            port=1,
+            labels={},
+            environment={},
+            mounts=[Mount(folder, "/inside")],
+            grace=1,
+        )
+
+
 # ---------------------------------------------------------------- which are refused
 def test_an_image_that_was_never_built_is_named(real: ContainerWorkloads, tmp_path: Path) -> None:
     """The error ends with the command that builds it, and nothing is left behind."""
@@ -467,11 +484,11 @@ GATE = """
 import sys
 import msgspec
 from tests.images import OPTIONS
-from tidegate.core.containers import Limits
+from tidegate.core.containers import Limits, Mount
 from tidegate.core.release import ReleaseRecord
 from tidegate.machine import copies, running
 from tidegate.machine.containers import Recipe
-from tidegate.machine.engine import Engine
+from tidegate.machine.engine import Engine, Image
 record = msgspec.json.decode(sys.argv[1], type=ReleaseRecord)
 with copies.contain(Recipe(Engine("podman"), Limits(), OPTIONS), record) as copy:
     print(copy.pid, flush=True)

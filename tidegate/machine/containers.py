@@ -106,7 +106,13 @@ def container(
     grace: int,
     restart: bool = True,
 ) -> Container:
-    """Return what is told to the engine of one replica."""
+    """Return what is told to the engine of one replica. Raises ConfigError for a folder it can't be told of."""
+    for mount in mounts:
+        if "," in mount.source or '"' in mount.source:  # what options of a mount are parted and quoted by
+            raise ConfigError(
+                f"no container can see {mount.source}: its name has a comma or a quotation mark",
+                "Set TIDEGATE_HOME, or the store's address in envs/platform.yaml, to another folder.",
+            )
     return Container(
         name=name,
         image=image.id,

@@ -80,7 +80,10 @@ def serve(
 _SWEEPER = """
 trap '' HUP INT TERM
 read -r line
-"$1" rm --force "$2" >/dev/null 2>&1
+for pause in 0 3 15; do  # whoever was killed may have left an engine that is still making it
+  sleep "$pause"
+  "$1" rm --force "$2" >/dev/null 2>&1
+done
 """
 
 
