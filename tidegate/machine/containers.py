@@ -106,7 +106,7 @@ def container(
     grace: int,
     restart: bool = True,
 ) -> Container:
-    """Return what is told to the engine of one replica. Raises ConfigError for a folder it can't be told of."""
+    """Return what the engine is told of one replica. Raises ConfigError for a folder that it can't name."""
     for mount in mounts:
         if "," in mount.source or '"' in mount.source:  # what options of a mount are parted and quoted by
             raise ConfigError(
