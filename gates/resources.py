@@ -8,6 +8,7 @@ machine fails nobody.
 
 from __future__ import annotations
 
+import math
 import statistics
 import sys
 from collections.abc import Sequence
@@ -55,17 +56,22 @@ class ResourcesSettings(gating.Settings, frozen=True):
     cpu: Limit  # seconds a thousand predictions
     start_up: Limit
     bento_size: Limit
+    image_size: Limit
     margins: Margins
 
 
 @dataclass(frozen=True)
 class Side:
-    """One release and what was read of its copy; `bytes` is the size of its Bento, `start_up` in seconds."""
+    """One release and what was read of its copy; `bytes` is the size of its Bento, `start_up` in seconds.
+
+    `image` is the size of its image in bytes, None where releases run as processes.
+    """
 
     record: ReleaseRecord
     seen: Readings
     start_up: float
     bytes: int
+    image: int | None
 
 
 def look(subject: gating.Subject[ResourcesSettings]) -> gating.Looked:
@@ -78,12 +84,13 @@ def look(subject: gating.Subject[ResourcesSettings]) -> gating.Looked:
         read = soak(_with_rows(subject, compared, copies), requests=limits.requests, warmup=limits.warmup)
     times = [*starts, copies[0].ready_after]
     sides = [
-        Side(one, seen, copy.ready_after, size(subject.bento(one)))
+        Side(one, seen, copy.ready_after, size(subject.bento(one)), subject.image_bytes(one))
         for one, seen, copy in zip(compared, read, copies, strict=True)
     ]
     findings = _alone(limits, sides[0], times)
     comparisons: list[Comparison] = []
-    for found, shown in _beside(limits, *sides) if sides[1:] else _nobody():
+    images = image_sizes(limits, sides[0].image, sides[1].image if sides[1:] else None)
+    for found, shown in [*images, *(_beside(limits, *sides) if sides[1:] else _nobody())]:
         findings.append(found)
         comparisons += [shown] if shown else []
     measured = {"start_up_seconds": times, **{one.record.id: _numbers(one) for one in sides}}
@@ -124,14 +131,12 @@ def _alone(limits: ResourcesSettings, side: Side, times: Sequence[float]) -> lis
         gate.at_most("memory", peak, limits.memory, "MB"),
         gate.at_most("start-up", statistics.median(times), limits.start_up, "s"),
         gate.at_most("Bento size", side.bytes / MB, limits.bento_size, "MB"),
-        gate.not_applicable("image size", "image size: releases are served from Bentos, no image is built"),
     ]
 
 
 def _beside(limits: ResourcesSettings, ours: Side, theirs: Side) -> list[tuple[Finding, Comparison | None]]:
-    margins, exactly = limits.margins, ours.bytes / theirs.bytes
+    margins = limits.margins
     own, production = ([value / MB for value in side.seen.own] for side in (ours, theirs))
-    size_name, sizes = "Bento size beside production", (ours.bytes / MB, theirs.bytes / MB)
     return [
         (usage.comparable("answers of production's copy", theirs.seen), None),
         usage.beside(
@@ -142,16 +147,31 @@ def _beside(limits: ResourcesSettings, ours: Side, theirs: Side) -> list[tuple[F
             "s a thousand predictions",
         ),
         usage.beside("memory beside production", own, production, margins.memory, "MB"),
-        gate.beside(
-            size_name,
-            *sizes,
-            (exactly, exactly),
-            margins.size,
-            higher_is_better=False,
-            scale="ratio",
-            unit="MB",
-        ),
+        _larger("Bento size beside production", ours.bytes, theirs.bytes, margins.size),
     ]
+
+
+def image_sizes(
+    limits: ResourcesSettings, ours: int | None, theirs: int | None
+) -> list[tuple[Finding, Comparison | None]]:
+    """Return what is found of the images' bytes; without one of ours, releases run as processes."""
+    name = "image size"
+    if ours is None:
+        return [(gate.not_applicable(name, f"{name}: releases run as processes, without an image"), None)]
+    found: list[tuple[Finding, Comparison | None]] = [
+        (gate.at_most(name, ours / MB if ours else None, limits.image_size, "MB"), None)
+    ]
+    if theirs is not None:
+        found.append(_larger(f"{name} beside production", ours, theirs, limits.margins.size))
+    return found
+
+
+def _larger(name: str, ours: int, theirs: int, margin: float) -> tuple[Finding, Comparison | None]:
+    exactly = ours / theirs if theirs else math.nan
+    sizes = (ours / MB, theirs / MB)
+    return gate.beside(
+        name, *sizes, (exactly, exactly), margin, higher_is_better=False, scale="ratio", unit="MB"
+    )
 
 
 def _nobody() -> list[tuple[Finding, Comparison | None]]:

@@ -125,6 +125,13 @@ class Subject(Generic[S]):
             return copies.contain(wiring.recipe(spec, home), self._with_images(record))
         return copies.serve(self._store(), record)
 
+    def image_bytes(self, record: ReleaseRecord) -> int | None:
+        """Return the size of a release's image, None where staging runs processes. Raises ReleaseNotFound."""
+        spec, home = wiring.platform(self.root, "staging"), wiring.home(self.root)
+        if not wiring.in_containers(spec):
+            return None
+        return wiring.recipe(spec, home).image(self._with_images(record)).size
+
     def _with_images(self, record: ReleaseRecord) -> ReleaseRecord:
         """Return a record with the images that lie beside it; without any, nothing can be run of it."""
         path = f"envs/releases/{record.model}/{record.id}.images.yaml"

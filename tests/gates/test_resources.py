@@ -10,6 +10,7 @@ import msgspec
 import pytest
 import yaml
 
+from gates import resources
 from tests.builders import GateRoom
 from tests.toy_bento import toy_release
 from tidegate.bentos import bento_digest
@@ -29,6 +30,7 @@ SETTINGS: dict[str, Any] = {
     "cpu": 5.0,
     "start_up": 20,
     "bento_size": 1,
+    "image_size": 500,
     "margins": {"cpu": 0.5, "memory": 0.5, "size": 0.5},
 }
 LEAK = "kept.append(bytearray(b'x') * 10_000)"
@@ -118,6 +120,25 @@ def test_an_equal_release_is_no_worse_than_production(room: Room) -> None:
     assert {one.word for one in found.comparisons} <= {"better", "no worse"}
     assert found.source is not None
     assert found.source.against
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "said"),
+    [
+        (None, None, [Verdict.NOT_APPLICABLE]),
+        (300, None, [Verdict.PASS]),
+        (300, 250, [Verdict.PASS, Verdict.PASS]),
+        (450, 250, [Verdict.PASS, Verdict.FAIL]),
+        (600, 500, [Verdict.FAIL, Verdict.PASS]),
+        (300, 0, [Verdict.PASS, Verdict.ERROR]),
+        (0, None, [Verdict.ERROR]),
+    ],
+)
+def test_an_image_is_held_to_its_size(ours: int | None, theirs: int | None, said: list[Verdict]) -> None:
+    """In containers an image has a limit, and production's beside it; a size of nothing is no size."""
+    limits = msgspec.convert(SETTINGS, resources.ResourcesSettings)
+    sizes = (None if one is None else one * resources.MB for one in (ours, theirs))
+    assert [finding.verdict for finding, _ in resources.image_sizes(limits, *sizes)] == said
 
 
 def test_a_leak_fails(room: Room) -> None:

@@ -36,12 +36,13 @@ class Seen:
 
 @dataclass(frozen=True)
 class Image:
-    """An image: its id, labels, the user it runs as, and the ports that it says it listens on."""
+    """An image: its id, labels, the user it runs as, the ports that it says it listens on, its bytes."""
 
     id: str
     labels: Mapping[str, str]
     user: str
     ports: Mapping[str, Any]
+    size: int = 0
 
 
 class Engine:
@@ -79,6 +80,7 @@ class Engine:
             labels=config.get("Labels") or {},
             user=str(config.get("User") or ""),
             ports=config.get("ExposedPorts") or {},
+            size=int(found[0].get("Size") or 0),
         )
 
     def run(self, words: Sequence[str]) -> str:
