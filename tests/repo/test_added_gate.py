@@ -17,6 +17,7 @@ from tests.repo.test_house import ROOT
 from tidegate import report
 from tidegate.config import merge
 
+MODEL = "flight-delay"
 PAGE = (ROOT / "docs" / "add-a-gate.md").read_text()
 
 
@@ -58,10 +59,10 @@ def ask(checkout: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_added_gate_is_one_among_the_others(checkout: Path) -> None:
     """It is listed with its limits, and explained with the line of each."""
-    listed: list[dict[str, Any]] = json.loads(ask(checkout, "list", "--json").stdout)
+    listed: list[dict[str, Any]] = json.loads(ask(checkout, "list", MODEL, "--json").stdout)
     (one,) = [one for one in listed if one["gate"] == "freshness"]
     assert (one["settings"], one["state"]) == ({"column": "date", "days": 31.0}, "not run")
-    told = json.loads(ask(checkout, "explain", "freshness", "--json").stdout)
+    told = json.loads(ask(checkout, "explain", "freshness", MODEL, "--json").stdout)
     text = (checkout / "params.yaml").read_text().splitlines()
     for threshold in told["thresholds"]:
         line = int(threshold["where"].removeprefix("params.yaml:"))
@@ -70,7 +71,7 @@ def test_the_added_gate_is_one_among_the_others(checkout: Path) -> None:
 
 def test_the_added_gate_says_yes_and_no(checkout: Path) -> None:
     """By its own command and in the pipeline's stage; the limit of the page passes, a stricter one fails."""
-    assert ask(checkout, "run", "freshness").returncode == 0
+    assert ask(checkout, "run", "freshness", MODEL).returncode == 0
     stage = ask(checkout, "run", "--added", "flight-delay")
     assert stage.returncode == 0
     assert stage.stdout.startswith("PASS           freshness of flight-delay (")
@@ -85,7 +86,7 @@ def test_the_added_gate_says_yes_and_no(checkout: Path) -> None:
         path = checkout / "build" / "flight-delay" / "gates" / "added" / "freshness.json"
         assert report.read_report(path).verdict == "FAIL"
         params.write_text(before.replace("days: 31", "day: 31"))
-        stage = ask(checkout, "run", "freshness")
+        stage = ask(checkout, "run", "freshness", MODEL)
         assert stage.returncode == 3
         assert "unknown key `day`. Did you mean `days`?" in stage.stdout
     finally:
