@@ -103,7 +103,7 @@ def test_a_gate_of_ones_own_holds_the_pipeline(clone: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     path = clone / "build" / MODEL / "gates" / "added" / f"{name}.json"
     assert report.read_report(path).verdict is Verdict.PASS
-    done = run(clone, sys.executable, "-m", "tidegate", "gate", "selftest", "--json", "--gate", name)
+    done = run(clone, sys.executable, "-m", "tidegate", "gate", "selftest", MODEL, "--json", "--gate", name)
     assert done.returncode == 0, done.stdout + done.stderr
     assert [one["verdict"] for one in json.loads(done.stdout)] == ["FAIL", "ERROR"]
     params = clone / "params.yaml"

@@ -69,6 +69,12 @@ def test_the_added_gate_is_one_among_the_others(checkout: Path) -> None:
         assert text[line - 1].strip().startswith(f"{threshold['path']}:")
 
 
+def test_a_model_that_it_does_not_apply_to_goes_on(checkout: Path) -> None:
+    """The stage asks every model; one whose rows have no date is told so, and not held up."""
+    stage = ask(checkout, "run", "--added", "sentiment")
+    assert (stage.returncode, "no column of dates is named" in stage.stdout) == (0, True)
+
+
 def test_the_added_gate_says_yes_and_no(checkout: Path) -> None:
     """By its own command and in the pipeline's stage; the limit of the page passes, a stricter one fails."""
     assert ask(checkout, "run", "freshness", MODEL).returncode == 0
