@@ -16,7 +16,7 @@ from tests.repo.test_added_gate import added_to
 from tidegate import gating, plumbing, report
 from tidegate.core.verdict import Verdict
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(2400)]
 
 ROOT = Path(__file__).parents[2]
 MODEL = "flight-delay"
