@@ -13,7 +13,6 @@ import msgspec
 
 from tidegate.documents import read_yaml
 from tidegate.errors import NoData
-from tidegate.serving.settings import FILE, parse
 
 WHOLE = "model.onnx"
 
@@ -33,7 +32,7 @@ def features(
 
 def settings_path(package: str) -> str:
     """Return where a service's settings are, from the checkout's root."""
-    return f"services/{package}/{FILE}"
+    return f"services/{package}/settings.yaml"
 
 
 def file_of(settings: str, where: str) -> str:
@@ -41,6 +40,8 @@ def file_of(settings: str, where: str) -> str:
 
     Raises NoData for settings that can't be read.
     """
+    from tidegate.serving.settings import parse  # with it come BentoML and ONNX Runtime
+
     try:
         variant = parse(read_yaml(settings, where)[0]).variant
     except msgspec.ValidationError as problem:
