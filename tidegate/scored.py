@@ -92,9 +92,9 @@ def served(subject: Subject[Any]) -> str:
     Raises NoData for settings that can't be meant.
     """
     name = scoring.settings_path(subject.package)
-    if not (subject.root / name).is_file():
-        return scoring.WHOLE
-    return scoring.file_of(subject.input(name).read_text(), name)
+    if (subject.root / name).is_file():
+        subject.input(name)
+    return scoring.served_file(subject.root, subject.package)
 
 
 def read(subject: Subject[Any]) -> Scored:
