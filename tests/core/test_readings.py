@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tidegate.core.readings import ROLLOUTS, SOURCES, Readings, follow
@@ -34,6 +34,7 @@ def test_what_is_counted_never_falls(first: list[tuple[int, int]]) -> None:
     first=st.integers(0, 1000),
     steps=st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20), st.booleans()), max_size=30),
 )
+@example(first=10, steps=[(5, 0, True), (4, 0, True), (1, 0, True), (0, 0, False)])
 def test_a_part_out_of_sight_is_never_counted_twice(first: int, steps: list[tuple[int, int, bool]]) -> None:
     """A sum of two counters, of which one comes and goes, never counts more than really happened."""
     mine, other = first, first

@@ -42,7 +42,8 @@ def follow(before: Followed | None, row: Row, *, fresh: bool = False) -> Followe
         return Followed(row, before.counted, high, then)
     if before.high and all(new >= old for old, new in zip(before.high, row, strict=True)):
         since = (then + new - old for then, old, new in zip(before.then, before.high, row, strict=True))
-        return Followed(row, tuple(map(max, before.counted, since)))
+        # Kept on: the part may still be out of sight, and would count as new when it is back.
+        return Followed(row, tuple(map(max, before.counted, since)), before.high, before.then)
     added = zip(before.counted, before.last, row, strict=True)
     return Followed(row, tuple(n + new - old for n, old, new in added), before.high, before.then)
 
