@@ -23,7 +23,7 @@ from tests.planes import TINY, tiny_record
 from tidegate.adapters.containers import ContainerWorkloads
 from tidegate.core.containers import Limits
 from tidegate.core.images import identity, image_name
-from tidegate.core.release import ImageRef, ReleaseRecord
+from tidegate.core.release import ImageRef, RegistryRef, ReleaseRecord
 from tidegate.machine.containers import AT, Recipe, mark
 from tidegate.machine.engine import Engine
 
@@ -95,9 +95,11 @@ def _copy(path: Path, root: Path) -> None:
 def image_release(number: int = 1, *, command: str = "", user: str = NOBODY, host: str = "") -> ReleaseRecord:
     """Return a record whose image is here; its container serves by tiny_server.py, or runs `command`.
 
-    Records of other test processes differ: their images may come and go.
+    Records of other test processes differ: their images may come and go. Version 0 is no version: no registry
+    has them, and there is no alias to move.
     """
     record = tiny_record(os.getpid() * 100_000 + number)
+    record = msgspec.structs.replace(record, registry=RegistryRef(record.model, 0))
     words = ["python3", "/tiny_server.py", "3000", record.id, host or "0.0.0.0"]
     shown = ["python3", "-c", command] if command else words
     labels = [f"LABEL {key}={json.dumps(value)}" for key, value in identity(record, "cpu").items()]
