@@ -90,6 +90,14 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         {"steps": STEPS, "checks": [{"name": "x", "metric": "disagreement", "limit": "1%"}]},
         "mirrored requests",
     ),
+    (
+        {
+            "strategy": "blueGreen",
+            "steps": STEPS,
+            "checks": [{"name": "x", "metric": "disagreement", "limit": "1%"}],
+        },
+        "blueGreen with `mirror`",
+    ),
     ({"steps": STEPS, "checks": [{"name": "x", "metric": "sample-ratio", "limit": "1%"}]}, "needs no limit"),
     ({"steps": STEPS, "checks": [{"name": "x", "metric": "prometheus", "limit": "1%"}]}, "needs `query`"),
     ({"steps": STEPS, "checks": [{**ERRORS, "outcome": "booked"}]}, "outcome means nothing to error-rate"),

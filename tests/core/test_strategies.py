@@ -383,6 +383,29 @@ def test_blue_green_tests_shifts_and_switches_when_somebody_approves() -> None:
     assert set(world.running) == {B}
 
 
+def test_blue_green_proves_what_it_compares_while_it_mirrors() -> None:
+    """A pause too short for the proof is no end of the mirror: after the switch no pair comes any more."""
+    world = green(steps=())
+    world.rate = 15
+    until(world, Phase.PROGRESSING).run(4)
+    assert (world.rollout.phase, shown(world)) == (Phase.PROGRESSING, [0])
+    assert world.rollout.reason.startswith("not proven yet: share of pairs that disagree")
+    until(world, Phase.PAUSED)
+    say(world, "approve", "production")
+    until(world, Phase.HEALTHY)
+    (said,) = [note.text for note in world.told if note.kind == "verified" and note.release == B]
+    assert said.endswith("every step passed")
+
+
+def test_what_was_promoted_unproven_is_told() -> None:
+    """`onInconclusive: promote` goes on without the proof, and the release's last word says so."""
+    hard = Check("same", "disagreement", Ratio(0.0001))
+    world = green(steps=(), on_inconclusive="promote", auto_promotion=True, checks=(ERRORS, hard))
+    until(world, Phase.HEALTHY)
+    (said,) = [note.text for note in world.told if note.kind == "verified" and note.release == B]
+    assert "every step passed; not proven: share of pairs that disagree" in said
+
+
 def test_blue_green_without_a_shift_switches_from_nothing_to_all() -> None:
     """Both are complete: one step, and no user sees it before."""
     world = until(green(steps=()), Phase.PAUSED)

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import msgspec
 
-from tidegate.core.answers import METRICS, Answer, Join, Pair, Side, Summary, event, silent, summary
-from tidegate.core.plan import Check, Plan
+from tidegate.core.answers import Answer, Join, Pair, Side, Summary, event, silent, summary
+from tidegate.core.plan import PAIRED, Check, Plan
 from tidegate.errors import NoData, Unreachable
 from tidegate.ports import Asked, Measured
 
@@ -98,14 +98,14 @@ class AnswerMeasures:
 
     def names(self, plan: Plan) -> tuple[str, ...]:
         """Return the plan's checks of mirrored answers."""
-        return tuple(check.name for check in plan.checks if check.metric in METRICS)
+        return tuple(check.name for check in plan.checks if check.metric in PAIRED)
 
     def read(self, asked: Asked) -> dict[str, Measured]:
         """Return the pairs counted so far, on the candidate's arm.
 
         Raises Unreachable, and NoData without a file or where no answer names what a check compares.
         """
-        checks = [check for check in asked.plan.checks if check.metric in METRICS]
+        checks = [check for check in asked.plan.checks if check.metric in PAIRED]
         with self._lock:
             found = self._of(asked)
             self._follow(asked, found, checks)

@@ -2,19 +2,21 @@
 
 A leg is left when its pause is over, `minRequests` were seen, and no check has evidence against the
 candidate. A strategy's last one is left, and the release Verified, only when every absolute objective is
-proven by its always-valid bound: see docs/decisions/0002-when-a-step-is-left.md. An A/B test or a bandit
-decides by itself when its leg is over (`trying`), and a person may have to say when the next one begins.
+proven by its always-valid bound; what compares pairs is proven while requests are mirrored, before the next
+leg: see docs/decisions/0002-when-a-step-is-left.md. An A/B test or a bandit decides by itself when its leg is
+over (`trying`), and a person may have to say when the next one begins.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import msgspec
 
+from tidegate.core.aims import aims_of
 from tidegate.core.analysis import CheckResult, Judgement
 from tidegate.core.leaving import leave
-from tidegate.core.plan import Plan
+from tidegate.core.plan import PAIRED, Plan
 from tidegate.core.state import Note, Phase, Rollout
 from tidegate.core.strategies import Leg, arm_weight, following, leg_at, traffic_of
 from tidegate.core.trying import advance_experiment, of_experiment
@@ -74,8 +76,7 @@ def advance(
     leg, coming = leg_at(planned, rollout), following(planned, rollout)
     if rollout.paused:
         return _paused(rollout, rollout.paused, since)
-    last = coming is None or coming.stage != leg.stage  # its strategy's: what it gathered ends with it
-    waiting = _waiting(rollout, leg, results, last, now - (rollout.entered or now))
+    waiting = _waiting(rollout, leg, results, _to_prove(leg, coming), now - (rollout.entered or now))
     if results.read:  # what is decided and told goes by the numbers of this look
         rollout = with_numbers(rollout, results)
     if leg.experiment:
@@ -94,7 +95,7 @@ def advance(
     if leg.pause.indefinite and rollout.resumed <= rollout.step:
         return _told(rollout, "resume", FOR_RESUME, 2 * rollout.step + 3, since, notes)
     if coming is None:
-        return _verified(rollout, rollout.reason if waiting else "every step passed", now, notes)
+        return _verified(rollout, rollout.reason if waiting else _passed(results), now, notes)
     if coming.manual and rollout.approved <= rollout.step + 1:
         waits = f"{coming.weight}% waits for `tidegate approve`"
         return _told(rollout, "approve", waits, 2 * rollout.step + 4, since, notes)
@@ -123,8 +124,26 @@ def _told(
     return _paused(replace(rollout, asked=max(question, rollout.asked)), reason, since)
 
 
-def _waiting(rollout: Rollout, leg: Leg, results: Results, last: bool, held: float) -> str:
-    """Say what this leg still waits for, or nothing."""
+def _to_prove(leg: Leg, coming: Leg | None) -> frozenset[str]:
+    """Return the checks that must be proven before this leg is left: later nothing more is counted of them.
+
+    With the last leg of a strategy these are all, and with the last one that is mirrored those that compare
+    pairs. Where nothing is mirrored any more those have been proven, or never will be.
+    """
+    ends = coming is None or coming.stage != leg.stage
+    compared = leg.mirror > 0 and (ends or coming is None or not coming.mirror)
+    aims = aims_of(leg.plan.checks)
+    return frozenset(aim.name for aim in aims if (compared if aim.check.metric in PAIRED else ends))
+
+
+def _passed(results: Results) -> str:
+    """Say why a release is verified, and what was left unproven on the way because the plan says so."""
+    open_ones = [r.reason for r in results if r.blocking and r.applicable and r.verdict is not Verdict.PASS]
+    return "; not proven: ".join(["every step passed", *open_ones])
+
+
+def _waiting(rollout: Rollout, leg: Leg, results: Results, proven: Collection[str], held: float) -> str:
+    """Say what this leg still waits for, or nothing; `proven` names the checks that have to be."""
     if held < leg.pause.duration:
         return f"pause {held:.0f} of {leg.pause.duration:.0f} s"
     if rollout.seen < leg.pause.min_requests:
@@ -138,7 +157,7 @@ def _waiting(rollout: Rollout, leg: Leg, results: Results, last: bool, held: flo
             return result.reason
         if result.against:
             return f"held, something speaks against it: {result.reason}"
-        if last and result.verdict is not Verdict.PASS:
+        if result.name in proven and result.verdict is not Verdict.PASS:
             return f"not proven yet: {result.reason}"
     return ""
 

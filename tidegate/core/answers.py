@@ -16,7 +16,6 @@ from tidegate.core.plan import Check
 
 WINDOW = 60.0  # seconds that an answer waits for the other: longer than a request may take
 WAITING = 20_000  # answers of one arm that wait at most; about 6 MB
-METRICS = ("disagreement", "score-difference")
 
 Side = Literal["candidate", "stable"]
 

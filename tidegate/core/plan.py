@@ -401,6 +401,8 @@ class Plan(_Spec, frozen=True):
         return self.sequence or (self,)
 
 
+PAIRED = frozenset({"disagreement", "score-difference"})  # counted while requests are mirrored, and only then
+
 # Which strategies a setting means something to; one that does not apply is an error, never ignored.
 _OWN_OF_STRATEGY: dict[str, tuple[str, ...]] = {
     "steps": ("canary", "blueGreen"),
@@ -451,8 +453,7 @@ def _fits(plan: Plan) -> None:
         raise ValueError(f"no setWeight may be above maxWeight ({plan.max_weight})")
     if plan.baseline and any(50 < step.set_weight < 100 for step in plan.steps):
         raise ValueError("a baseline takes as much as the candidate: no setWeight between 50 and 100")
-    metrics = {check.metric for check in plan.checks}
-    if plan.strategy in ("canary", "abTest", "bandit") and metrics & {"disagreement", "score-difference"}:
-        raise ValueError(
-            "disagreement and score-difference compare mirrored requests: use shadow or blueGreen"
-        )
+    compared = sorted({check.metric for check in plan.checks} & PAIRED)
+    if compared and plan.mirror is None:
+        text = f"{' and '.join(compared)} compare mirrored requests"
+        raise ValueError(f"{text}: use shadow, or blueGreen with `mirror`")

@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
-from tidegate.core.plan import Pause, Plan
+from tidegate.core.plan import PAIRED, Pause, Plan
 from tidegate.core.release import copy_of, original
 from tidegate.core.state import Rollout, Traffic
 
 # Metrics that compare a candidate with stable, and so mean nothing to a first release.
-_COMPARING = frozenset({"prediction-drift", "sample-ratio", "disagreement", "score-difference"})
+_COMPARING = PAIRED | {"prediction-drift", "sample-ratio"}
 
 
 @dataclass(frozen=True)
