@@ -57,10 +57,12 @@ NOVEMBER = flight_row(date="2013-11-05", flight=3)
 
 
 def eventually(check: Callable[[], Any], what: str, seconds: float = 90.0) -> Any:
-    """Wait until `check` is true and return it; fail with its last value."""
+    """Wait until `check` is true and return it; fail with its last value, and what it `shows` if it does."""
     deadline = time.monotonic() + seconds
     while not (value := check()):
-        assert time.monotonic() < deadline, f"{what}: not within {seconds:g} s, but {value!r}"
+        if time.monotonic() >= deadline:
+            shown = getattr(check, "shows", lambda: value)()
+            raise AssertionError(f"{what}: not within {seconds:g} s, but {shown!r}")
         time.sleep(0.05)
     return value
 
@@ -348,6 +350,7 @@ class Rig:
             line = self.line(environment)
             return line.get("release") == release and line.get("phase") in phases
 
+        look.shows = self.status
         return look
 
     def settle(self, record: ReleaseRecord) -> None:
