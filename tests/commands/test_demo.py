@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from pathlib import Path
+from types import ModuleType
 
+import msgspec
 import pytest
 import yaml
 
 from models.flight_delay import demo
+from models.sentiment import demo as of_texts
+from models.sentiment import prepare
+from services.sentiment.schema import Text
 from tests.builders import A, B, envs
 from tidegate import config
 from tidegate.demo import changes, summary
@@ -26,17 +32,18 @@ def write(root: Path, files: dict[str, str]) -> Path:
     return root
 
 
-def test_both_edits_fit_the_service(tmp_path: Path) -> None:
+@pytest.mark.parametrize("shown", [demo, of_texts], ids=["flights", "texts"])
+def test_both_edits_fit_the_service(shown: ModuleType, tmp_path: Path) -> None:
     """The bad edit fits the service as it is and the good one what the bad one left; both stay Python."""
-    path = tmp_path / demo.SERVICE
+    path = tmp_path / shown.SERVICE
     path.parent.mkdir(parents=True)
-    shutil.copy(ROOT / demo.SERVICE, path)
-    for edits in (demo.BAD, demo.GOOD):
+    shutil.copy(ROOT / shown.SERVICE, path)
+    for edits in (shown.BAD, shown.GOOD):
         changes.apply(tmp_path, edits)
         compile(path.read_text(), str(path), "exec")
-    assert "12:" in path.read_text()
+        assert all(edit.new in path.read_text() for edit in edits)
     with pytest.raises(Refused, match="0 such passages"):
-        changes.apply(tmp_path, demo.GOOD)
+        changes.apply(tmp_path, shown.GOOD)
 
 
 def test_the_passengers_fly_in_months_that_no_gate_knows(tmp_path: Path) -> None:
@@ -52,6 +59,17 @@ def test_the_passengers_fly_in_months_that_no_gate_knows(tmp_path: Path) -> None
     assert set(demo.MONTHS) - known == {11, 12}
 
 
+def test_the_writers_give_stars_that_no_gate_knows(tmp_path: Path) -> None:
+    """What the bad edit fails on is in no text of the corpus, and in many that the crowd sends."""
+    corpus = prepare.source().read_text(encoding="latin-1")
+    assert re.search(r"\b0/5\b", corpus) is None
+    of_texts.main(tmp_path / "rows.jsonl")
+    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    fatal = [row for row in rows if re.search(r"\b0/5\b", row["text"])]
+    assert 0.05 < len(fatal) / len(rows) < 0.2
+    assert all(msgspec.convert(row, Text) for row in rows), "what the service takes"
+
+
 def test_the_first_model_with_a_demo_is_shown(tmp_path: Path) -> None:
     """By convention, whatever it is called; one that says nothing to show is refused, and so is none."""
     models = {name: {"package": package} for name, package in (("sums", "sums"), ("pets", "zoo"), ("x", "y"))}
@@ -59,10 +77,15 @@ def test_the_first_model_with_a_demo_is_shown(tmp_path: Path) -> None:
     with pytest.raises(NoData, match=r"no model in params\.yaml brings a demo"):
         changes.shown(tmp_path)
     program = (ROOT / "models/flight_delay/demo.py").read_text()
-    write(tmp_path, {"models/zoo/demo.py": program, "models/y/demo.py": "raise SystemExit"})
+    write(tmp_path, {"models/zoo/demo.py": program, "models/y/demo.py": program})
     found = changes.shown(tmp_path)
     assert (found.model, found.program, found.others) == ("pets", "models.zoo.demo", ("sums", "x"))
     assert found.show == demo.SHOW
+    assert changes.shown(tmp_path, "x").model == "x"
+    with pytest.raises(NoData, match="sums brings no demo"):
+        changes.shown(tmp_path, "sums")
+    with pytest.raises(ConfigError, match="no model is called `pet`"):
+        changes.shown(tmp_path, "pet")
     write(tmp_path, {"models/zoo/demo.py": "SHOW = None"})
     with pytest.raises(ConfigError, match="names no SHOW"):
         changes.shown(tmp_path)

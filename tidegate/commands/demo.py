@@ -15,6 +15,9 @@ from tidegate.errors import PlatformError
 
 
 def demo(
+    model: Annotated[
+        str, typer.Option("--model", help="Which model to show; else the first that brings a demo.")
+    ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON at the end.")] = False,
 ) -> None:
     """Watch three releases go from git push towards production, and a bad one come back by itself.
@@ -40,7 +43,7 @@ def demo(
         signal.signal(number, signal.default_int_handler)
     began = time.time()
     with Screen(picture) as screen:
-        stage = story.Stage(checkout, folder, screen)
+        stage = story.Stage(checkout, folder, screen, model)
         try:
             story.tell(stage)
             time.sleep(5)  # the crowd goes on for a moment under the last release

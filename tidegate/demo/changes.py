@@ -44,13 +44,14 @@ class Show:
     """What a model's demo.py brings: how the clone begins, a release to be taken back, one to stay.
 
     `bad` must pass every gate and fail for some of the crowd's requests; `good` is laid over it. `asked` says
-    in a line who asks about what.
+    in a line who asks about what, `rate` how many requests a second all of them send together.
     """
 
     opening: Change
     bad: Change
     good: Change
     asked: str
+    rate: int = 120
 
 
 @dataclass(frozen=True)
@@ -63,17 +64,20 @@ class Shown:
     others: tuple[str, ...]
 
 
-def shown(root: Path) -> Shown:
-    """Return the first model of params.yaml that brings a demo; raises NoData where none does."""
+def shown(root: Path, asked: str = "") -> Shown:
+    """Return the model that was asked for, or the first of params.yaml that brings a demo.
+
+    Raises ConfigError for a model that is not there, and NoData where there is no demo.
+    """
     found = params.load(root)
-    for model in found.models:
+    for model in (found.known(asked),) if asked else found.models:
         package = (found.document["models"][model] or {}).get("package") or model.replace("-", "_")
         path = root / "models" / package / "demo.py"
         if path.is_file():
             others = tuple(name for name in found.models if name != model)
             return Shown(model, f"models.{package}.demo", _show(path), others)
     raise NoData(
-        "no model in params.yaml brings a demo",
+        f"{asked} brings no demo" if asked else "no model in params.yaml brings a demo",
         "Write models/<package>/demo.py: tidegate/demo/changes.py says what belongs into it.",
     )
 

@@ -41,9 +41,9 @@ class Release:
 class Stage:
     """The demo's folder: a forge, a clone with its planes, and its crowd."""
 
-    def __init__(self, source: Path, folder: Path, screen: Screen) -> None:
+    def __init__(self, source: Path, folder: Path, screen: Screen, model: str = "") -> None:
         self.source, self.folder, self.screen = source, folder, screen
-        self.shown = changes.shown(source)
+        self.shown = changes.shown(source, model)
         self.model = self.shown.model
         self.forge_path, self.clone = folder / "forge.git", folder / "clone"
         self.answers, self.log = folder / "answers.csv", folder / "demo.log"
@@ -177,7 +177,7 @@ def prepare(stage: Stage) -> None:
     changes.start_afresh(stage.clone)
     changes.apply(stage.clone, opening.edits)
     stage.git("add", "--all", "envs")
-    stage.git("commit", "--quiet", "--all", "--message", opening.what, show=True)
+    stage.git("commit", "--quiet", "--all", "--allow-empty", "--message", opening.what, show=True)
     forge = str(stage.forge_path)
     stage.tidegate("forge", "init", forge, "--workflows", "train,release,promote", show=True)
     stage.git("remote", "set-url", "origin", forge)
@@ -272,8 +272,9 @@ def board(stage: Stage) -> None:
 
     url = planes.url(Home(stage.home), "production")
     asked, output = stage.folder / "rows.jsonl", stage.folder / "locust.log"
-    stage.traffic = Traffic(url, asked, stage.answers, stage.model, output)
-    stage.screen.say(f"{stage.shown.show.asked} at {url}/{stage.model}/predict", "bold")
+    show = stage.shown.show
+    stage.traffic = Traffic(url, asked, stage.answers, stage.model, output, show.rate)
+    stage.screen.say(f"{show.asked} at {url}/{stage.model}/predict", "bold")
 
 
 def tell(stage: Stage) -> None:

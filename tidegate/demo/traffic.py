@@ -13,12 +13,14 @@ import sys
 import time
 from pathlib import Path
 
-RATE = 120  # requests a second, all users together
 USERS = 12
 
 
-def users(rows: Path, log: Path, model: str, seed: int = 7) -> type:
-    """Return the Locust user class; each answer becomes a line `at,ok,release,milliseconds` of `log`."""
+def users(rows: Path, log: Path, model: str, rate: int, seed: int = 7) -> type:
+    """Return the Locust user class; each answer becomes a line `at,ok,release,milliseconds` of `log`.
+
+    `rate` is of requests a second, all users together.
+    """
     from locust import FastHttpUser, constant_throughput, task
 
     asked = [json.loads(line) for line in rows.read_text().splitlines()]
@@ -28,7 +30,7 @@ def users(rows: Path, log: Path, model: str, seed: int = 7) -> type:
     class Asker(FastHttpUser):  # type: ignore[misc]
         """Asks one thing after the other."""
 
-        wait_time = constant_throughput(RATE / USERS)
+        wait_time = constant_throughput(rate / USERS)
         network_timeout = 10.0
         connection_timeout = 5.0
 
@@ -51,12 +53,13 @@ def users(rows: Path, log: Path, model: str, seed: int = 7) -> type:
 class Traffic:
     """A running crowd."""
 
-    def __init__(self, url: str, rows: Path, log: Path, model: str, output: Path) -> None:
+    def __init__(self, url: str, rows: Path, log: Path, model: str, output: Path, rate: int) -> None:
         environment = {
             **os.environ,
             "TIDEGATE_DEMO_ROWS": str(rows),
             "TIDEGATE_DEMO_LOG": str(log),
             "TIDEGATE_DEMO_MODEL": model,
+            "TIDEGATE_DEMO_RATE": str(rate),
         }
         command = [sys.executable, "-m", "locust", "-f", str(Path(__file__)), "--headless", "--host", url]
         command += ["--users", str(USERS), "--spawn-rate", str(USERS), "--only-summary", "--skip-log"]
@@ -85,4 +88,5 @@ if "TIDEGATE_DEMO_ROWS" in os.environ and "locust" in sys.modules:
         Path(os.environ["TIDEGATE_DEMO_ROWS"]),
         Path(os.environ["TIDEGATE_DEMO_LOG"]),
         os.environ["TIDEGATE_DEMO_MODEL"],
+        int(os.environ["TIDEGATE_DEMO_RATE"]),
     )
