@@ -1,6 +1,7 @@
 """What the demo shows of sentiment: an edit that looks right and is not, its correction, and who asks.
 
-`tidegate demo --model sentiment` reads `SHOW`, and runs `python -m models.sentiment.demo FILE` for what is asked.
+`tidegate demo --model sentiment` reads `SHOW`, and runs `python -m models.sentiment.demo FILE` for what is
+asked.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ BAD = (
     Edit(
         SERVICE,
         'ALONE = "int8"  #',
-        '# How many stars somebody gives who writes "4/5".\nSTARS = re.compile(r"\\b([0-9])/5\\b")\nALONE = "int8"  #',
+        '# How many stars somebody gives who writes "4/5".\n'
+        'STARS = re.compile(r"\\b([0-9])/5\\b")\n'
+        'ALONE = "int8"  #',
     ),
     Edit(
         SERVICE,
