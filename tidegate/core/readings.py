@@ -13,39 +13,45 @@ from dataclasses import dataclass
 Row = tuple[int, ...]
 ROLLOUTS = 2000  # watched at once; beyond that the one that was asked for longest ago is forgotten
 SOURCES = 256  # of one rollout
+DROPS = 64  # of one row of counters that are remembered
 
 
 @dataclass(frozen=True)
 class Followed:
-    """A row of counters: the `last` reading and what was `counted`.
+    """A row of counters: the `last` reading, what was `counted`, and by how much each drop fell (`owed`).
 
-    After a drop also how `high` it stood before, and what was counted `then`.
+    What fell away may be a part of a sum that is out of sight, and would come back as a whole.
     """
 
     last: Row
     counted: Row
-    high: Row = ()
-    then: Row = ()
+    owed: tuple[Row, ...] = ()
 
 
 def follow(before: Followed | None, row: Row, *, fresh: bool = False) -> Followed:
     """Return what is known after one more reading of a row of counters.
 
     The first reading is where counting begins, unless all of it is `fresh`. After a drop counting goes on
-    from below. When it comes back to where it was, it is taken for a sum of which a part was out of sight:
-    then only what lies above that was added since.
+    from below. A rise that is at least as large as an earlier drop, in every counter of the row, may be the
+    part that fell away: so much of it is not new, once. A smaller one can't be: all of it is new.
     """
     if before is None or len(before.last) != len(row):
         return Followed(row, row if fresh else (0,) * len(row))
-    if any(new < old for old, new in zip(before.last, row, strict=True)):
-        high, then = (before.high, before.then) if before.high else (before.last, before.counted)
-        return Followed(row, before.counted, high, then)
-    if before.high and all(new >= old for old, new in zip(before.high, row, strict=True)):
-        since = (then + new - old for then, old, new in zip(before.then, before.high, row, strict=True))
-        # Kept on: the part may still be out of sight, and would count as new when it is back.
-        return Followed(row, tuple(map(max, before.counted, since)), before.high, before.then)
-    added = zip(before.counted, before.last, row, strict=True)
-    return Followed(row, tuple(n + new - old for n, old, new in added), before.high, before.then)
+    rise = _less(row, before.last)
+    if min(rise, default=0) < 0:
+        return Followed(row, before.counted, (*before.owed, _less(before.last, row))[-DROPS:])
+    owed = []
+    for part in sorted(before.owed, key=sum, reverse=True):
+        if min(_less(rise, part)) < 0:
+            owed.append(part)
+        else:
+            rise = _less(rise, part)
+    counted = tuple(known + new for known, new in zip(before.counted, rise, strict=True))
+    return Followed(row, counted, tuple(owed))
+
+
+def _less(row: Row, other: Row) -> Row:
+    return tuple(mine - theirs for mine, theirs in zip(row, other, strict=True))
 
 
 class Readings:
