@@ -6,8 +6,6 @@ else finds it. The templates are in `tidegate/templates/model/`, with what fills
 
 from __future__ import annotations
 
-import keyword
-import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,14 +18,12 @@ import yaml
 
 from tidegate import params
 from tidegate.config import ENVIRONMENTS, parse_release_file
-from tidegate.core import params_file
+from tidegate.core import names, params_file
 from tidegate.errors import ConfigError, NoData, Refused, suggest
 from tidegate.files import write_atomic
 from tidegate.plumbing import git
 
 TEMPLATES = Path(__file__).parent / "templates" / "model"
-NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
-LONGEST = 40
 FOLDERS = ("models", "services")
 #: Where each template goes; what has no template is an empty package.
 FILES = {
@@ -52,11 +48,6 @@ def kinds() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in TEMPLATES.glob("*.yaml")))
 
 
-def package_of(name: str) -> str:
-    """Return the name as Python writes it: that of the folders and of the Bento."""
-    return name.replace("-", "_")
-
-
 # ---------------------------------------------------------------- adding
 def plan(root: Path, name: str, kind: str) -> Model:
     """Return what a new model is made of, without writing anything.
@@ -67,35 +58,33 @@ def plan(root: Path, name: str, kind: str) -> Model:
     if kind not in kinds():
         raise Refused(f"there is no kind `{kind}` of models", suggest(kind, kinds(), "Kinds are: {}."))
     text = _params(root)
-    check_name(root, name, params.read(text, pipeline=_pipeline(root)).models)
+    check_name(root, name, params.read(text, pipeline=_pipeline(root)))
     content = filled(name, kind)
     section = content.pop(params.FILE)
-    _not_there(root, package_of(name), content)
+    _not_there(root, names.package_of(name), content)
     try:
         edited = params_file.add_model(text, name, section)
     except ValueError as error:
         raise _no_place(error) from error
     read = params.read(edited, pipeline=_pipeline(root))
     read.declared(name)
-    return Model(name, package_of(name), content, edited, read.lines[f"$.models.{name}"])
+    return Model(name, names.package_of(name), content, edited, read.lines[f"$.models.{name}"])
 
 
-def check_name(root: Path, name: str, taken: tuple[str, ...]) -> None:
+def check_name(root: Path, name: str, known: params.Params) -> None:
     """Raise Refused, with the next action, for a name that no new model can have."""
-    if not NAME.fullmatch(name):
-        meant = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-        hint = f"Call it `{meant}`." if NAME.fullmatch(meant) else "Such as disease-progress."
-        raise Refused(f"`{name}` is no name of a model: small letters, digits and hyphens are", hint)
-    if len(name) > LONGEST:
-        raise Refused(f"`{name}` has {len(name)} letters, more than {LONGEST}", "Find a shorter name.")
-    package = package_of(name)
-    if keyword.iskeyword(package):
-        raise Refused(f"`{package}` is a word of Python's, and no package's name", f"Call it `{name}-model`.")
-    if name in taken:
+    wrong = names.new_fault(name)
+    if wrong:
+        raise Refused(*wrong)
+    package = names.package_of(name)
+    if name in known.models:
         raise Refused(
             f"params.yaml has a model `{name}` already",
             f"Find another name, or: tidegate model remove {name}",
         )
+    owner = next((model for model in known.models if known.package(model) == package), "")
+    if owner:
+        raise Refused(f"models/{package} is `{owner}`'s", f"Call it `{name}-model`.")
     modules = [f"{folder}/{package}.py" for folder in FOLDERS if (root / folder / f"{package}.py").exists()]
     if modules:
         raise Refused(f"{modules[0]} is a module that models share", f"Call it `{name}-model`.")
@@ -115,7 +104,7 @@ def _not_there(root: Path, package: str, content: dict[str, str]) -> None:
 
 def filled(name: str, kind: str) -> dict[str, str]:
     """Return the text of every file of a new model, by path; its section is called params.yaml."""
-    package = package_of(name)
+    package = names.package_of(name)
     known = yaml.safe_load((TEMPLATES / f"{kind}.yaml").read_text())
     known |= {"name": name, "package": package, "kind": kind}
     known["service"] = _class_name(name, {known["request"], known["answer"]})
@@ -137,7 +126,7 @@ def filled(name: str, kind: str) -> dict[str, str]:
 
 
 def _class_name(name: str, taken: set[str]) -> str:
-    found = "".join(part.capitalize() for part in name.split("-"))
+    found = names.class_of(name)
     used = {*taken, "Any", "Mapping", "ModelService", "OnnxModel", "Path"}
     return f"{found}Service" if found in used else found
 
@@ -181,7 +170,7 @@ def plan_removal(root: Path, name: str) -> Removal:
     """
     text = _params(root)
     read = params.read(text, pipeline=_pipeline(root))
-    package = read.document["models"][read.known(name)].get("package") or package_of(name)
+    package = read.package(name)
     if len(read.models) == 1:
         raise Refused(f"`{name}` is the only model, and a pipeline needs one", "Add another one first.")
     running = [env for env in ENVIRONMENTS if name in _wanted(root, env)]

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from tidegate.config import merge
+from tidegate.core import names
 from tidegate.core.task import TASKS, Declaration
 from tidegate.documents import Lines, convert, read_yaml
 from tidegate.errors import ConfigError, NoData, suggest
@@ -61,6 +62,10 @@ class Params:
         if model not in self.models:
             raise ConfigError(f"no model is called `{model}`", suggest(model, self.models), where=FILE)
         return model
+
+    def package(self, model: str) -> str:
+        """Return a model's folder in models/ and services/. Raises ConfigError for an unknown model."""
+        return _package(model, self.document["models"][self.known(model)])
 
     def declared(self, model: str) -> Declaration:
         """Return what a model is for. Raises ConfigError, with the line, for what can't be meant."""
@@ -132,7 +137,12 @@ def package(root: Path, model: str) -> str:
     Raises ConfigError for a params.yaml that can't be meant.
     """
     models = load(root).document["models"] if (root / FILE).is_file() else {}
-    return str((models.get(model) or {}).get("package") or model.replace("-", "_"))
+    return _package(model, models.get(model) or {})
+
+
+def _package(model: str, section: Mapping[str, Any]) -> str:
+    """Return what a section declares, or what follows from the name; `read` has seen to both."""
+    return str(section.get("package") or names.package_of(model))
 
 
 def _text(path: Path) -> str:
@@ -158,7 +168,9 @@ def read(text: str, *, gates: Sequence[str] = (), pipeline: str = "") -> Params:
         _keys(_mapping(model, at, lines, f"model `{name}`"), at, lines, OF_A_MODEL, pipeline)
         own = _mapping((model or {}).get("gates"), f"{at}.gates", lines, f"`gates` of model `{name}`")
         _gates(own, f"{at}.gates", lines, gates)
-    return Params({"models": {k: v or {} for k, v in models.items()}, "gates": shared}, lines)
+    named = {k: v or {} for k, v in models.items()}
+    _names(named, lines)
+    return Params({"models": named, "gates": shared}, lines)
 
 
 def _at(path: str, lines: Lines) -> str:
@@ -198,6 +210,31 @@ def _read_by(pipeline: str, at: str, name: str) -> bool:
         re.search(rf"\bmodels\.(\$\{{key\}}|{model})\.{re.escape(name)}\b", pipeline)
         or re.search(rf"\$\{{item\.{re.escape(name)}\b", pipeline)
     )
+
+
+def _names(models: Mapping[str, Mapping[str, Any]], lines: Lines) -> None:
+    """Refuse a name that is none, and a folder that is none or another model's.
+
+    Code is run, written and removed by these names: one that leads elsewhere would take what is there.
+    """
+    taken: dict[str, str] = {}
+    for name, model in models.items():
+        at = f"$.models.{name}"
+        wrong = names.name_fault(name)
+        if wrong:
+            raise ConfigError(*wrong, where=_at(at, lines))
+        at = f"{at}.package" if "package" in model else at
+        said = model.get("package")
+        wrong = names.package_fault(names.package_of(name) if said is None else said)
+        if wrong:
+            raise ConfigError(*wrong, where=_at(at, lines))
+        other = taken.setdefault(_package(name, model), name)
+        if other != name:
+            raise ConfigError(
+                f"`{name}` has the package `{_package(name, model)}`, which is `{other}`'s",
+                "Give each model folders of its own in models/ and services/.",
+                where=_at(at, lines),
+            )
 
 
 def _gates(sections: Mapping[str, Any], at: str, lines: Lines, known: Sequence[str]) -> None:

@@ -145,6 +145,11 @@ def test_a_dry_run_writes_nothing(checkout: Path) -> None:
         ("../../etc", "Call it `etc`"),
         ("a--b", "Call it `a-b`"),
         ("class", "Call it `class-model`"),
+        ("none", "Call it `none-model`"),
+        ("true", "Call it `true-model`"),
+        ("on", "Call it `on-model`"),
+        ("no", "Call it `no-model`"),
+        ("null", "Call it `null-model`"),
         ("layout", "Call it `layout-model`"),
         ("toy", "tidegate model remove toy"),
         ("x" * 41, "shorter"),
@@ -157,6 +162,27 @@ def test_a_bad_name_is_refused_with_what_to_do(checkout: Path, name: str, action
         run("add", "--kind", "regression", "--", name)
     assert action in refused.value.action
     assert tree(checkout) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("none", "`None` is a word of Python's, and no class's name"),
+        ("off", "`off` is read as False in YAML, and no text"),
+        ("null", "`null` is read as None in YAML, and no text"),
+    ],
+)
+def test_a_name_that_its_files_can_not_hold_says_why(checkout: Path, name: str, says: str) -> None:
+    """The cause is the word that the name would be in Python or YAML, not what fails of it later."""
+    with pytest.raises(Refused, match=says):
+        adding.plan(checkout, name, "regression")
+
+
+def test_a_package_that_another_model_declares_is_refused(checkout: Path) -> None:
+    """A new model gets folders of its own: the name says whose the folders are."""
+    (checkout / "params.yaml").write_text(TOY.replace("package: toy", "package: a_zoo"))
+    with pytest.raises(Refused, match="models/a_zoo is `toy`'s"):
+        adding.plan(checkout, "a-zoo", "regression")
 
 
 def test_files_in_the_way_are_refused(checkout: Path) -> None:
@@ -242,3 +268,14 @@ def test_removal_is_refused_where_it_would_lose_something(checkout: Path) -> Non
         run("remove", "zo")
     (checkout / "envs" / "staging" / "release.yaml").write_text("models: {}\n")
     assert tree(checkout) == before
+
+
+def test_another_models_folders_are_never_removed(checkout: Path) -> None:
+    """Where two models declare one package, or one that lies elsewhere, nothing is removed."""
+    for package in ("toy", "../.."):
+        text = TOY.replace("\ngates", f"\n  b-one:\n    package: {package}\n\ngates")
+        (checkout / "params.yaml").write_text(text)
+        before = tree(checkout)
+        with pytest.raises(ConfigError, match=r"params\.yaml:\d+: .*package"):
+            run("remove", "b-one")
+        assert tree(checkout) == before

@@ -69,6 +69,40 @@ def test_what_nothing_reads_is_refused(old: str, new: str, says: str) -> None:
     assert says in said(TEXT.replace(old, new, 1))
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("package: toy", "package: ../..", ":3: '../..' is no package's name"),
+        ("package: toy", "package: Toy", ":3: 'Toy' is no package's name"),
+        ("package: toy", "package: a.b", ":3: 'a.b' is no package's name"),
+        ("package: toy", 'package: ""', ":3: '' is no package's name"),
+        ("package: toy", "package: 7", ":3: 7 is no package's name"),
+        ("package: toy", "package: toy_", ":3: 'toy_' is no package's name"),
+        ("package: toy", "package: class", ":3: `class` is a word of Python's"),
+        ("  bare:", "  class:", ":7: `class` is a word of Python's"),
+        ("  bare:", "  Bare:", ":7: 'Bare' is no name of a model: small letters, digits and hyphens are"),
+        ("  bare:", "  ../bare:", ":7: '../bare' is no name of a model"),
+        ("  bare:", f"  {'b' * 41}:", "has 41 letters, more than 40"),
+    ],
+)
+def test_a_name_that_leads_elsewhere_is_refused(old: str, new: str, says: str) -> None:
+    """Files are run and removed by a model's name and package, so each that is none is told with its line."""
+    assert says in said(TEXT.replace(old, new, 1))
+
+
+@pytest.mark.parametrize(
+    ("declared", "line"), [("  bare: {package: toy}", 7), ("  bare:\n    package: toy", 8), ("  toy-2:", 7)]
+)
+def test_no_two_models_share_a_package(declared: str, line: int) -> None:
+    """Whether it is declared or made of the name, the second one is told, with whose folder it is."""
+    package = "toy_2" if declared == "  toy-2:" else "toy"
+    text = TEXT.replace("package: toy", f"package: {package}").replace("  bare:", declared)
+    assert (
+        f":{line}: `{declared.split(':')[0].strip()}` has the package `{package}`, which is `toy`'s"
+        in said(text)
+    )
+
+
 def test_a_file_without_models() -> None:
     """An empty file, and one of something else, is refused."""
     assert said("") == "params.yaml: no model is named under `models:`. Add one."

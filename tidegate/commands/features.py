@@ -61,7 +61,7 @@ def materialize(
     root, into = _store(environment, to)
     try:
         read = params.load(root)
-        package = str(read.document["models"][read.known(model)]["package"])
+        package = read.package(model)
         typer.secho(f"computing {model}'s online features …", err=True, dim=True)
         found = materializing.snapshot(root, package, _moment(as_of) if as_of else None)
         done = materializing.store(into, model, found)

@@ -37,7 +37,7 @@ def precompute(
     root = wiring.find_checkout()
     home, spec = wiring.home(root), wiring.platform(root, known_environment(environment))
     read = params.load(root)
-    package = str(read.document["models"][read.known(model)]["package"])
+    package = read.package(model)
     desired = config.load(root)
     release = desired.environments[environment].releases.get(model, "")
     if not release:

@@ -71,7 +71,7 @@ def shown(root: Path, asked: str = "") -> Shown:
     """
     found = params.load(root)
     for model in (found.known(asked),) if asked else found.models:
-        package = (found.document["models"][model] or {}).get("package") or model.replace("-", "_")
+        package = found.package(model)
         path = root / "models" / package / "demo.py"
         if path.is_file():
             others = tuple(name for name in found.models if name != model)
