@@ -92,14 +92,16 @@ def compare(
 
 
 def served(subject: gating.Subject[VariantsSettings], there: Mapping[str, Path]) -> list[gate.Finding]:
-    """Return the finding on the variant that the service's settings say is served, where they name one."""
-    said = settings.load(subject.root, subject.model).variant
-    if not said:
-        return []
+    """Return a finding on each variant that the service's settings name: for a CPU, and for a GPU."""
+    said = settings.load(subject.root, subject.model)
     names = ", ".join(there) or "none"
-    text = f"settings.yaml serves the variant `{said}`, and the model has {names}"
-    verdict = gate.Verdict.PASS if said in there else gate.Verdict.FAIL
-    return [gate.Finding("served variant", verdict, said, names, text)]
+    found = []
+    for on, variant in (("", said.variant), (" on a GPU", said.gpu.variant)):
+        if variant:
+            text = f"settings.yaml serves the variant `{variant}`{on}, and the model has {names}"
+            verdict = gate.Verdict.PASS if variant in there else gate.Verdict.FAIL
+            found.append(gate.Finding(f"served variant{on}", verdict, variant, names, text))
+    return found
 
 
 def milliseconds(predicts: Mapping[str, Predict], columns: Mapping[str, Any], count: int) -> dict[str, float]:
@@ -196,7 +198,7 @@ GATE = gating.Gate(
     VariantsSettings,
     look,
     needs="files",
-    inputs="build/<model>/model/, the holdout, and the variant in settings.yaml.",
+    inputs="build/<model>/model/, the holdout, and the variants in settings.yaml.",
     fix="Leave the layers that lose most in full precision, serve another variant, or drop that one.",
 )
 

@@ -269,9 +269,10 @@ def test_a_service_brings_packages_of_its_own(tmp_path: Path) -> None:
 
 def test_a_variant_that_is_not_there_is_no_bento(artifact: Path, tmp_path: Path) -> None:
     """Settings that name a file the model has not are refused before anything is built, with those it has."""
-    checkout = _checkout(tmp_path / "checkout", "variant: int8\n")
-    with pytest.raises(ConfigError, match=r"settings\.yaml: .*model\.int8\.onnx.*there is model\.onnx"):
-        BentoStore(tmp_path / "home").build(_source(artifact, checkout))
+    for place, text in enumerate(("variant: int8\n", "gpu: {variant: int8}\n")):
+        checkout = _checkout(tmp_path / f"checkout-{place}", text)
+        with pytest.raises(ConfigError, match=r"settings\.yaml: .*model\.int8\.onnx.*there is model\.onnx"):
+            BentoStore(tmp_path / "home").build(_source(artifact, checkout))
 
 
 def test_a_package_that_is_not_locked_is_an_error() -> None:

@@ -108,6 +108,22 @@ def test_a_served_variant_must_be_there(room: GateRoom) -> None:
     assert "serves the variant `fp16`, and the model has int8" in reasons
 
 
+@pytest.mark.parametrize(
+    ("said", "verdict"), [("fp61", Verdict.FAIL), ("fp16", Verdict.PASS), ('""', None), ("null", None)]
+)
+def test_a_variant_named_for_gpus_must_be_there(room: GateRoom, said: str, verdict: Verdict | None) -> None:
+    """A misspelt `gpu.variant` fails with the names that there are; what names no variant is no finding."""
+    variant(room, "fp16")
+    serve(room, f"gpu: {{variant: {said}}}\n")
+    code, report = room.run()
+    found = {one.name: one for one in report.findings if one.name.startswith("served")}
+    assert code == (verdict or Verdict.PASS).exit_code
+    assert [one.verdict for one in found.values()] == ([verdict] if verdict else [])
+    if verdict:
+        reason = found["served variant on a GPU"].reason
+        assert f"serves the variant `{said}` on a GPU, and the model has fp16" in reason
+
+
 def test_times_of_an_earlier_run_do_not_survive(room: GateRoom) -> None:
     """A variant that is gone leaves no time behind."""
     variant(room, "int8")

@@ -36,6 +36,7 @@ def test_every_services_settings_parse() -> None:
         ("threads: two\n", "s.yaml:1: `threads` must be a whole number, not the text `two`"),
         ("threads: 1\nthreads: 2\n", "s.yaml:2: `threads` is given twice"),
         ("variant: ../x\n", "s.yaml:1: `variant` must be text matching"),
+        ("gpu:\n  variant: ../x\n", "s.yaml:2: `gpu.variant` must be text matching"),
         ("packages: tokenizers\n", "s.yaml:1: `packages` must be a list"),
         ("packages: ['numpy==2']\n", "s.yaml:1: "),
         ("- 1\n", "s.yaml: must be a mapping"),

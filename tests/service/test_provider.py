@@ -99,6 +99,26 @@ def test_a_gpu_is_taken_where_there_is_one(folder: Path, monkeypatch: pytest.Mon
     assert OnnxModel(folder, asked).running.variant == ""
 
 
+@pytest.mark.parametrize("wanted", ["auto", "cuda"])
+def test_a_misspelt_file_for_gpus_stops_the_start(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, wanted: str
+) -> None:
+    """What is written and is not there is never served as another file, nor from the CPU."""
+    Device(monkeypatch)
+    asked = parse({"provider": wanted, "gpu": {"variant": "fp61"}})
+    with pytest.raises(
+        RuntimeError, match=r"`gpu\.variant: fp61`.*model\.fp61\.onnx.*there is model\.fp16\.onnx"
+    ):
+        OnnxModel(folder, asked)
+
+
+def test_a_gpu_runs_the_file_that_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`""` names model.onnx, as it does for a CPU, though there is a file for GPUs."""
+    machine = Device(monkeypatch)
+    assert OnnxModel(folder, parse({"gpu": {"variant": ""}})).running.variant == ""
+    assert [file for file, _ in machine.asked] == ["model.onnx"]
+
+
 PROBLEMS = {
     "no driver": "libcuda.so.1 can't be loaded",
     "no library": "libcublasLt.so.13: cannot open",

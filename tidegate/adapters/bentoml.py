@@ -146,14 +146,15 @@ def _stage(source: Source, context: Path) -> None:
 
 
 def _check(source: Source) -> None:
-    """Raise ConfigError unless the settings can be read, and the file that they say is run is there."""
+    """Raise ConfigError unless the settings can be read, and the files that they say are run are there."""
     from tidegate import settings  # imports BentoML, which asking for a Bento's path must not pay for
-    from tidegate.serving.provider import model_file
+    from tidegate.serving.provider import gpu_variant, model_file
 
     root = source.checkout
     said = settings.load(root, source.model)
     try:
         model_file(source.artifact, said.variant)
+        gpu_variant(source.artifact, said.gpu)
     except RuntimeError as error:
         where = settings.place(root, source.model).relative_to(root).as_posix()
         raise ConfigError(str(error), "Let train.py write it, or name another.", where=where) from error

@@ -120,6 +120,11 @@ def _not_there(room: Room) -> None:
     (room.edit(f"services/{room.package}") / "settings.yaml").write_text("variant: gone\n")
 
 
+def _not_there_for_gpus(room: Room) -> None:
+    """Name a variant for GPUs that the model has not: nothing but its name is wrong."""
+    (room.edit(f"services/{room.package}") / "settings.yaml").write_text("gpu: {variant: sane}\n")
+
+
 def _unknown_key(room: Room) -> None:
     (room.edit(f"services/{room.package}") / "settings.yaml").write_text("varient: same\n")
 
@@ -150,6 +155,7 @@ FAULTS = (
     _fault("variant cut in half", Verdict.ERROR, _variant(_cut)),
     _fault("variant that is empty", Verdict.ERROR, _variant(_empty)),
     _fault("served variant that is not there", Verdict.FAIL, _not_there),
+    _fault("variant for GPUs that is not there", Verdict.FAIL, _not_there_for_gpus),
     _fault("settings with an unknown key", Verdict.ERROR, _unknown_key),
     _fault("predictions of another model", Verdict.ERROR, champion.stale),
     _fault("predictions of other rows", Verdict.ERROR, champion.other_rows),

@@ -29,6 +29,7 @@ MEMORY = "TIDEGATE_GPU_MEMORY_MB"
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 _ARENA = {"exact": "kSameAsRequested", "doubling": "kNextPowerOfTwo"}
+REDUCED = "fp16"  # the file for GPUs where none is named
 _DRIVER = "libcuda.so.1"
 
 log = logging.getLogger("tidegate.serving")
@@ -72,15 +73,21 @@ def asked(settings: Settings) -> Settings:
     return settings
 
 
-def model_file(folder: Path, variant: str) -> Path:
+def model_file(folder: Path, variant: str, key: str = "variant") -> Path:
     """Return the file of a variant, or `model.onnx` for "". RuntimeError names those that there are."""
     path = folder / (f"model.{variant}.onnx" if variant else "model.onnx")
     if not path.is_file():
         there = ", ".join(sorted(one.name for one in folder.glob("*.onnx"))) or "no .onnx file"
-        raise RuntimeError(
-            f"settings say `variant: {variant}`, but {path.name} is not there; there is {there}"
-        )
+        raise RuntimeError(f"settings say `{key}: {variant}`, but {path.name} is not there; there is {there}")
     return path
+
+
+def gpu_variant(folder: Path, gpu: Gpu) -> str:
+    """Return the variant that a GPU runs; what the settings name has to be there, or RuntimeError says so."""
+    if gpu.variant is None:
+        return REDUCED if (folder / f"model.{REDUCED}.onnx").is_file() else ""
+    model_file(folder, gpu.variant, "gpu.variant")
+    return gpu.variant
 
 
 # ---------------------------------------------------------------- sessions
@@ -139,7 +146,7 @@ class Sessions:
             raise Unfit(f"no NVIDIA driver is here: {_DRIVER} can't be loaded")
         # CUDA numbers by speed unless told; NVML, which counts for the same device, by the bus.
         os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
-        variant = gpu.variant if (self._folder / f"model.{gpu.variant}.onnx").is_file() else ""
+        variant = gpu_variant(self._folder, gpu)
         options = _options(self._settings)
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         path, providers = model_file(self._folder, variant), [(CUDA, cuda_options(gpu)), CPU]

@@ -86,12 +86,12 @@ class Gpu(_Part, frozen=True):
         int, Meta(ge=0, le=1 << 20, description="of ONNX Runtime's arena; 0 is no limit")
     ] = 0
     variant: Annotated[
-        str,
+        Annotated[str, Meta(pattern=r"^([a-z0-9]+)?$")] | None,
         Meta(
-            pattern=r"^([a-z0-9]+)?$",
-            description="which of the model's files a GPU runs; `model.onnx` where it has no such file",
+            description="which of the model's files a GPU runs, as `variant`; `null`: fp16 if it is there,"
+            " else `model.onnx`"
         ),
-    ] = "fp16"
+    ] = None
     arena: Annotated[
         Literal["exact", "doubling"],
         Meta(description="how memory is taken: as asked for, or ever twice that"),
