@@ -22,6 +22,7 @@ from tidegate.adapters import debian
 from tidegate.core.images import PREFIX
 from tidegate.core.release import ReleaseRecord
 from tidegate.errors import TidegateError
+from tidegate.images import making
 from tidegate.machine import copies
 from tidegate.machine.containers import Recipe
 from tidegate.machine.engine import Engine
@@ -43,12 +44,13 @@ def images() -> Mapping[str, Measured]:
     """Build the image of what was packaged last, cold and again, and run it beside its Bento's process."""
     checkout = Path.cwd()
     where, spec = wiring.home(checkout), wiring.platform(checkout, "staging")
-    store, tools = wiring.bentos_path(spec, where), wiring.image_tools(spec, where)
-    engine = wiring.image_engine([spec])
+    how = making(wiring.platforms(checkout), "cpu")
+    store, tools = wiring.bentos_path(spec, where), wiring.image_tools(how, where)
+    engine = how.engine
     try:
         record = imaging.recorded(checkout, MODEL)
         bento = bentos.verify(store, record)
-        names = (spec.images.base, debian.base_name())
+        names = (how.base, debian.base_name())
         base = next((name for name in names if tools.builder.inspect(name)), None)
         if base is None:
             raise CannotRun(f"no base image: run `{engine} pull {names[0]}` or `tidegate base-image`")

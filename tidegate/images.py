@@ -1,20 +1,34 @@
-"""A release's container images: their names, and whether one is what Git recorded."""
+"""A release's container images: their names, how environments have them built, and which one Git recorded."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import msgspec
 
 from tidegate import config
 from tidegate.core.images import VARIANTS, difference, image_name
-from tidegate.core.release import ReleaseRecord
-from tidegate.errors import ReleaseNotFound
+from tidegate.core.release import ImageRef, ReleaseRecord
+from tidegate.errors import ConfigError, ReleaseNotFound
 
-__all__ = ["VARIANTS", "Builder", "Inspected", "image_name", "images_path", "kept", "verify"]
+__all__ = [
+    "VARIANTS",
+    "Builder",
+    "Inspected",
+    "Making",
+    "image_name",
+    "images_path",
+    "kept",
+    "making",
+    "variant_of",
+    "verify",
+]
+
+Said = TypeVar("Said")
 
 
 @dataclass(frozen=True)
@@ -61,21 +75,77 @@ def verify(record: ReleaseRecord, variant: str, image_id: str, labels: Mapping[s
         raise ReleaseNotFound(*differs)
 
 
-def kept(checkout: Path, record: ReleaseRecord, variant: str, builder: Builder) -> bool:
-    """Tell whether a release's recorded image is here: on a newer base it would be made another one.
+def kept(checkout: Path, record: ReleaseRecord, variant: str, builder: Builder) -> ImageRef | None:
+    """Return a release's recorded image if it is here: on a newer base it would be made another one.
 
     Raises ConfigError for a file of images that can't be meant.
     """
     there = checkout / images_path(record)
     if not there.is_file():
-        return False
+        return None
     images = config.parse_images(there.read_text(), images_path(record)).images
-    reference = images.get(variant)  # type: ignore[call-overload]
+    reference: ImageRef | None = images.get(variant)  # type: ignore[call-overload]
     found = builder.inspect(reference.id) if reference else None
     recorded_so = msgspec.structs.replace(record, images=images)
-    return found is not None and difference(recorded_so, variant, found.id, found.labels) is None
+    if found is None or difference(recorded_so, variant, found.id, found.labels):
+        return None
+    return reference
 
 
 def images_path(record: ReleaseRecord) -> str:
     """Return where a release's images are written down, relative to the checkout."""
     return f"envs/releases/{record.model}/{record.id}.images.yaml"
+
+
+# ---------------------------------------------------------------- how they are built
+@dataclass(frozen=True)
+class Making:
+    """How the images of one variant are built: by which engine, on which base, with which options of it."""
+
+    engine: str
+    base: str
+    build: tuple[str, ...] = ()
+
+
+def variant_of(spec: config.Platform) -> str:
+    """Return the variant that an environment runs as containers; "" where it runs processes."""
+    if spec.workloads.adapter not in ("podman", "docker"):
+        return ""
+    return "gpu" if spec.workloads.gpus else "cpu"
+
+
+def making(
+    specs: Mapping[str, config.Platform], variant: str = "", *, engine: str = "", base: str = ""
+) -> Making:
+    """Return how environments have a variant built: as those say that run it, else those with containers.
+
+    Where all run processes it is as staging says. `engine` and `base` win over them. One image runs in all
+    of them: raises ConfigError where they differ.
+    """
+    contained = {name: spec for name, spec in specs.items() if variant_of(spec)}
+    same = {name: spec for name, spec in contained.items() if variant_of(spec) == variant}
+    asked = same or contained or {"staging": specs["staging"]}
+    said = {name: spec.images for name, spec in asked.items()}
+    # An image that another engine built is not there for the one that has to run it.
+    engines = {
+        name: one.engine or (asked[name].workloads.adapter if variant_of(asked[name]) else "podman")
+        for name, one in said.items()
+    }
+    key = "gpuBase" if variant == "gpu" else "base"
+    bases = {name: one.gpu_base if variant == "gpu" else one.base for name, one in said.items()}
+    return Making(
+        engine or _agreed("engine", engines, "--engine"),
+        base or _agreed(key, bases, "--base"),
+        _agreed("build", {name: one.build for name, one in said.items()}),
+    )
+
+
+def _agreed(key: str, said: Mapping[str, Said], option: str = "") -> Said:
+    """Return what environments say together. Raises ConfigError that names them and the key."""
+    values = list(said.values())
+    if all(value == values[0] for value in values):
+        return values[0]
+    each = ", ".join(f"{json.dumps(value)} in {name}" for name, value in said.items())
+    once = f"Write images.{key} once, in envs/platform.yaml, and in no environment's own."
+    action = f"{once} `{option}` says it for one build." if option else once
+    raise ConfigError(f"environments that share an image differ in images.{key}: {each}", action)

@@ -10,7 +10,6 @@ Nothing is taken from a network while an image is built: wheels are fetched befo
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
@@ -312,8 +311,7 @@ def write(order: Order, built: Built) -> tuple[str, str]:
     return path, bill
 
 
-def told(built: Built, variant: str, paths: tuple[str, str]) -> str:
-    """Return a built image as JSON."""
-    about = msgspec.to_builtins(built.reference)
-    files = {"recorded": paths[0], "bill_of_materials": paths[1]}
-    return json.dumps({"variant": variant, **about, "bytes": built.size, **files}, indent=2)
+def told(record: ReleaseRecord, variant: str, image: ImageRef, **made: object) -> dict[str, object]:
+    """Return a recorded image as JSON tells it, with what only one has that was made now."""
+    about = {"model": record.model, "release": record.id, "variant": variant}
+    return {**about, **msgspec.to_builtins(image), "recorded": images_path(record), **made}

@@ -9,12 +9,12 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from tidegate import config, ports
+from tidegate import config, images, ports
 from tidegate.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from tidegate.adapters.mlflow import MlflowRegistry
     from tidegate.adapters.predictions import PredictionStore
     from tidegate.agent.loop import Ports as AgentPorts
-    from tidegate.images import Builder
     from tidegate.imaging import Order, Tools
     from tidegate.machine.containers import Recipe
 
@@ -46,6 +45,12 @@ def home(checkout: Path) -> config.Home:
 def platform(checkout: Path, environment: str) -> config.Platform:
     """Return the platform of an environment, as the checkout's files say."""
     return config.parse_platform(config.read_envs(checkout), environment)
+
+
+def platforms(checkout: Path) -> dict[str, config.Platform]:
+    """Return the platform of each environment, as the checkout's files say."""
+    files = config.read_envs(checkout)
+    return {name: config.parse_platform(files, name) for name in config.ENVIRONMENTS}
 
 
 def _choose(kind: str, name: str, known: Mapping[str, Callable[[], T]]) -> T:
@@ -133,7 +138,7 @@ def _shown(spec: config.Platform, where: config.Home) -> object:
 
 def in_containers(spec: config.Platform) -> bool:
     """Tell whether an environment's releases run as containers."""
-    return spec.workloads.adapter in ("podman", "docker")
+    return bool(images.variant_of(spec))
 
 
 def recipe(spec: config.Platform, where: config.Home) -> Recipe:
@@ -214,23 +219,14 @@ def bentos(spec: config.Platform, where: config.Home) -> BentoStore:
     return BentoStore(bentos_path(spec, where))
 
 
-def image_engine(specs: Iterable[config.Platform]) -> str:
-    """Return what builds images for these environments: as the first says, else what runs containers.
-
-    An image that another engine built is not there for the one that has to run it.
-    """
-    said = [spec.images.engine or (spec.workloads.adapter if in_containers(spec) else "") for spec in specs]
-    return next(filter(None, said), "podman")
-
-
-def builder(spec: config.Platform, engine: str = "") -> Builder:
-    """Return what builds images: the platform's engine, or another one."""
+def builder(making: images.Making) -> images.Builder:
+    """Return what builds images as environments say."""
     from tidegate.adapters.builder import EngineBuilder
 
-    return EngineBuilder(engine or image_engine([spec]), spec.images.build)
+    return EngineBuilder(making.engine, making.build)
 
 
-def image_tools(spec: config.Platform, where: config.Home, engine: str = "") -> Tools:
+def image_tools(making: images.Making, where: config.Home) -> Tools:
     """Return everything that building a release's image touches."""
     from tidegate import imaging
     from tidegate.adapters import containerfile, cyclonedx, wheels
@@ -245,7 +241,7 @@ def image_tools(spec: config.Platform, where: config.Home, engine: str = "") -> 
         return cyclonedx.bill(order.record, packages, files, about, image=order.name, system=below)
 
     return imaging.Tools(
-        builder(spec, engine),
+        builder(making),
         containerfile.generate,
         lambda wanted, allowed, into: wheels.fetch(wanted, allowed, where.root / "wheels", into),
         wheels.python,

@@ -51,6 +51,7 @@ class Noting:
     known: dict[str, Inspected] = field(default_factory=dict)
     asked: list[Asked] = field(default_factory=list)
     python: bool = True
+    pushed: list[tuple[str, str]] = field(default_factory=list)
 
     def inspect(self, name: str) -> Inspected | None:
         return self.known.get(name)
@@ -72,7 +73,8 @@ class Noting:
         self.known[name] = Inspected("sha256:" + "1" * 64, {}, 42)
         return self.known[name]
 
-    def push(self, name: str, to: str) -> None: ...
+    def push(self, name: str, to: str) -> None:
+        self.pushed.append((name, to))
 
     def has(self, name: str, path: str) -> bool:
         return self.python
@@ -107,7 +109,7 @@ def subject(tmp_path: Path) -> Subject:
     locks = ("requirements.lock", "requirements-gpu.lock")
     record = toy(tmp_path, checkout(tmp_path, base="base:1", locks=locks), ["msgspec"])
     where, builder = Home.find(tmp_path), Noting()
-    real = wiring.image_tools(wiring.platform(tmp_path, "staging"), where)
+    real = wiring.image_tools(images.making(wiring.platforms(tmp_path), "cpu"), where)
     uv = tmp_path / "uv"
     uv.write_text("uv")
     tools = imaging.Tools(
@@ -352,20 +354,64 @@ def test_the_health_check_is_kept() -> None:
     assert json.loads(text)["config"]["Healthcheck"] == {"Test": ["CMD", "true"]}
 
 
+def said(adapter: str = "supervisor", gpus: str = "", **how: Any) -> Platform:
+    """Return the platform of an environment that runs releases so, and says this of images."""
+    return Platform(workloads=WorkloadsSpec(adapter=adapter, gpus=gpus), images=ImagesSpec(**how))
+
+
 @pytest.mark.parametrize(
     ("staging", "production", "engine"),
     [
-        ({}, {}, "podman"),
-        ({}, {"adapter": "docker"}, "docker"),
-        ({"adapter": "docker"}, {"adapter": "podman"}, "docker"),
+        (said(), said(), "podman"),
+        (said(), said("docker"), "docker"),
+        (said("docker"), said(engine="podman"), "docker"),
+        (said("docker", engine="podman"), said("podman"), "podman"),
     ],
 )
-def test_images_are_built_where_they_will_run(staging: Any, production: Any, engine: str) -> None:
+def test_images_are_built_where_they_will_run(staging: Platform, production: Platform, engine: str) -> None:
     """Who switches an environment to another engine need not name it a second time; a name given wins."""
-    specs = [Platform(workloads=WorkloadsSpec(**each)) for each in (staging, production)]
-    assert wiring.image_engine(specs) == engine
-    named = msgspec.structs.replace(specs[0], images=ImagesSpec(engine="podman"))
-    assert wiring.image_engine([named, specs[1]]) == "podman"
+    assert images.making({"staging": staging, "production": production}).engine == engine
+
+
+@pytest.mark.parametrize(
+    ("staging", "production"),
+    [
+        (said(base="no:1"), said("podman", base="b:1", gpu_base="g:1", build=("--x",))),
+        (said(base="b:1", gpu_base="g:1", build=("--x",)), said(base="no:1")),
+        (said("podman", base="b:1", build=("--x",)), said("podman", "all", gpu_base="g:1", build=("--x",))),
+    ],
+    ids=["who runs containers", "staging where none does", "each variant's own"],
+)
+def test_images_are_built_as_those_say_that_run_them(staging: Platform, production: Platform) -> None:
+    """Base and options are of the environments that run the variant: elsewhere they would say nothing."""
+    specs = {"staging": staging, "canary": said(), "production": production}
+    assert images.making(specs, "cpu") == images.Making("podman", "b:1", ("--x",))
+    assert images.making(specs, "gpu") == images.Making("podman", "g:1", ("--x",))
+
+
+@pytest.mark.parametrize(
+    ("variant", "key", "staging", "production"),
+    [
+        ("cpu", "engine", said("podman"), said("docker")),
+        ("cpu", "base", said("podman", base="a:1"), said("podman")),
+        ("gpu", "gpuBase", said("podman", "0", gpu_base="a:1"), said("podman", "all")),
+        ("cpu", "build", said("podman"), said("podman", build=("--x",))),
+    ],
+)
+def test_environments_that_contradict_each_other_are_told(
+    variant: str, key: str, staging: Platform, production: Platform
+) -> None:
+    """One image runs in all of them: which one's word counts is not guessed."""
+    specs = {"staging": staging, "canary": said(), "production": production}
+    with pytest.raises(ConfigError, match=rf"images\.{key}: .* in staging, .* in production") as error:
+        images.making(specs, variant)
+    assert f"Write images.{key} once" in error.value.action
+
+
+def test_what_is_named_for_one_build_need_not_be_agreed() -> None:
+    """An engine and a base of the command line win over whatever environments say."""
+    specs = {"staging": said("podman", base="a:1"), "production": said("docker", base="b:1")}
+    assert images.making(specs, "cpu", engine="docker", base="c:1") == images.Making("docker", "c:1")
 
 
 @pytest.mark.parametrize("base", ["", "--tls-verify=false", "a\nRUN id", "a b"])
