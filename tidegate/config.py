@@ -35,7 +35,7 @@ class _Spec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="cam
 class RouterSpec(_Spec, frozen=True):
     """`port` is where the plane answers; `auto` is a free one, chosen once for each home."""
 
-    adapter: str = "envoy"
+    adapter: Literal["envoy"] = "envoy"
     port: int | Literal["auto"] = "auto"
 
 
@@ -47,13 +47,18 @@ class WorkloadsSpec(_Spec, frozen=True):
     memory together (measured; in millions of bytes).
     """
 
-    adapter: str = "supervisor"
+    adapter: Literal["supervisor", "podman", "docker"] = "supervisor"
     replicas: int = 1
     memory: Annotated[str, msgspec.Meta(pattern=r"^([1-9]\d*[bkmg])?\Z")] = ""
     cpus: Annotated[float, msgspec.Meta(ge=0, le=1024)] = 0.0
     gpus: Annotated[str, msgspec.Meta(pattern=r"^(all|\d+(,\d+)*)?\Z")] = ""
     loaded: Annotated[int, msgspec.Meta(ge=0, le=100)] = 2
     loaded_memory_mb: Annotated[float, msgspec.Meta(ge=0, le=1e9)] = 4096.0
+
+    def __post_init__(self) -> None:
+        if self.adapter == "supervisor" and any((self.memory, self.cpus, self.gpus)):
+            text = "memory, cpus and gpus are of containers; nothing limits a process"
+            raise ValueError(f"{text}. Take them out, or set `adapter: podman` (or docker)")
 
 
 class AgentSpec(_Spec, frozen=True):
@@ -74,7 +79,7 @@ class RepositorySpec(_Spec, frozen=True):
 class ForgeSpec(_Spec, frozen=True):
     """Where pull requests live: `local`, or `github` with `repository: owner/name`."""
 
-    adapter: str = "local"
+    adapter: Literal["local", "github"] = "local"
     repository: str = ""
     api: str = "https://api.github.com"
 

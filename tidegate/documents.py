@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from enum import Enum
 from typing import Any, Literal, TypeVar, get_args, get_origin
@@ -140,7 +141,8 @@ def convert(
             raise ConfigError(
                 f"unknown key `{unknown[1]}`", _suggestion(unknown[1], shape), where=place
             ) from error
-        said, action = _plainly(text, full.removeprefix("$").removeprefix("."), _value(value, steps), shape)
+        shown, there_is = full.removeprefix("$").removeprefix("."), _value(value, steps)
+        said, action = _plainly(text, shown, there_is, functools.reduce(_within, steps, [shape]) or [shape])
         raise ConfigError(said, action, where=place) from error
 
 
@@ -215,15 +217,16 @@ _KINDS = {
 }
 
 
-def _plainly(text: str, path: str, value: Any, shape: type) -> tuple[str, str]:
-    """Return msgspec's words as a person would say them, and what to do."""
+def _plainly(text: str, path: str, value: Any, shapes: list[Any]) -> tuple[str, str]:
+    """Return msgspec's words as a person would say them, and what to do; a value may be one of `shapes`."""
     inside = f" in `{path}`" if path else ""
     missing = re.match(r"Object missing required field `([^`]+)`", text)
     if missing:
         return f"`{missing[1]}` is missing{inside}", "Add it."
     enum = re.match(r"Invalid enum value (.*)", text)
     if enum:
-        return f"`{path}` can't be `{value}`", suggest(str(value), sorted(_choices(shape, set())))
+        known = {choice for shape in shapes for choice in _choices(shape, set())}
+        return f"`{path}` can't be `{value}`", suggest(str(value), sorted(known))
     wrong = re.match(r"Expected `([^`]+)`(.*)", text)
     if text == _KEY:
         return f"{text}{inside}", "Write it in quotes."
@@ -267,6 +270,19 @@ def _number(text: str) -> float | None:
 def _suggestion(key: str, shape: type) -> str:
     known = sorted(_field_names(shape, set()))
     return suggest(key, known, "Known keys are: {}.")
+
+
+def _within(shapes: list[Any], step: str | int) -> list[Any]:
+    """Return the types of what lies under a key or at a place of something of these types."""
+    found: list[Any] = []
+    for shape in shapes:
+        if isinstance(shape, type) and issubclass(shape, msgspec.Struct):
+            found += [item.type for item in msgspec.structs.fields(shape) if item.encode_name == step]
+        elif isinstance(get_origin(shape), type) and issubclass(get_origin(shape), Iterable):
+            found.append(get_args(shape)[0 if get_args(shape)[-1] is ... else -1])
+        else:  # a union, or one with further limits
+            found += _within(list(get_args(shape)), step)
+    return found
 
 
 def _choices(shape: Any, seen: set[Any]) -> set[str]:

@@ -6,13 +6,12 @@ MLflow, BentoML or Evidently.
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from tidegate import config, images, ports
 from tidegate.errors import ConfigError
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
     from tidegate.agent.loop import Ports as AgentPorts
     from tidegate.imaging import Order, Tools
     from tidegate.machine.containers import Recipe
-
-T = TypeVar("T")
 
 
 def find_checkout(start: Path | None = None) -> Path:
@@ -53,74 +50,46 @@ def platforms(checkout: Path) -> dict[str, config.Platform]:
     return {name: config.parse_platform(files, name) for name in config.ENVIRONMENTS}
 
 
-def _choose(kind: str, name: str, known: Mapping[str, Callable[[], T]]) -> T:
-    if name not in known:
-        close = difflib.get_close_matches(name, known, n=1)
-        hint = f"Did you mean `{close[0]}`?" if close else f"Known: {', '.join(sorted(known))}."
-        raise ConfigError(f"no {kind} adapter is called `{name}`", f"{hint} Set it in platform.yaml.")
-    return known[name]()
-
-
 def router(spec: config.Platform, where: config.Home) -> ports.Router:
     """Return the router of a plane."""
+    from tidegate.adapters.envoy import EnvoyRouter
 
-    def envoy() -> ports.Router:
-        from tidegate.adapters.envoy import EnvoyRouter
-
-        return EnvoyRouter(where.plane(spec.plane) / "envoy", where.sockets / f"{spec.plane}.envoy")
-
-    return _choose("router", spec.router.adapter, {"envoy": envoy})
+    return EnvoyRouter(where.plane(spec.plane) / "envoy", where.sockets / f"{spec.plane}.envoy")
 
 
 def metrics(spec: config.Platform, where: config.Home) -> ports.Metrics:
     """Return what counts a plane's requests."""
+    from tidegate.adapters.envoy import EnvoyMetrics
 
-    def envoy() -> ports.Metrics:
-        from tidegate.adapters.envoy import EnvoyMetrics
-
-        return EnvoyMetrics(where.sockets / f"{spec.plane}.envoy")
-
-    return _choose("router", spec.router.adapter, {"envoy": envoy})
+    return EnvoyMetrics(where.sockets / f"{spec.plane}.envoy")
 
 
 def workloads(spec: config.Platform, where: config.Home) -> ports.Workloads:
     """Return what runs a plane's releases."""
+    from tidegate.machine.layout import Layout
 
-    def supervisor() -> ports.Workloads:
-        from tidegate.adapters.supervisor import SupervisorWorkloads
-        from tidegate.machine.layout import Layout
-
-        return SupervisorWorkloads(
-            where.plane(spec.plane),
-            where.sockets / f"{spec.plane}.supervisor",
-            bentos_path(spec, where),
-            targets=Layout(where, spec.plane).targets,
-            environment=places(spec, where),
-        )
-
-    def contained() -> ports.Workloads:
+    targets = Layout(where, spec.plane).targets
+    if in_containers(spec):
         from tidegate.adapters.containers import ContainerWorkloads
         from tidegate.machine.containers import mark
-        from tidegate.machine.layout import Layout
 
         return ContainerWorkloads(
             where.plane(spec.plane),
             mark(where.root, spec.plane),
             recipe(spec, where),
             bentos_path(spec, where),
-            targets=Layout(where, spec.plane).targets,
+            targets=targets,
             holding=_shown(spec, where),
         )
+    from tidegate.adapters.supervisor import SupervisorWorkloads
 
-    if spec.workloads.adapter == "supervisor" and any(
-        (spec.workloads.memory, spec.workloads.cpus, spec.workloads.gpus)
-    ):
-        raise ConfigError(
-            "workloads: memory, cpus and gpus are of containers; nothing limits a process",
-            "Take them out, or set `adapter: podman` (or docker).",
-        )
-    known = {"supervisor": supervisor, "podman": contained, "docker": contained}
-    return _choose("workloads", spec.workloads.adapter, known)
+    return SupervisorWorkloads(
+        where.plane(spec.plane),
+        where.sockets / f"{spec.plane}.supervisor",
+        bentos_path(spec, where),
+        targets=targets,
+        environment=places(spec, where),
+    )
 
 
 def _shown(spec: config.Platform, where: config.Home) -> object:
@@ -414,17 +383,12 @@ def repository(spec: config.Platform, where: config.Home, checkout: Path) -> por
 
 def forge(spec: config.Platform, checkout: Path) -> ports.Forge:
     """Return where pull requests live."""
-
-    def local() -> ports.Forge:
-        from tidegate.adapters.git import remote_url
-        from tidegate.adapters.local_forge import LocalForge
-
-        return LocalForge(Path(remote_url(checkout, spec.repository.remote)))
-
-    def github() -> ports.Forge:
+    if spec.forge.adapter == "github":
         from tidegate.adapters.github import GitHubForge
 
         named = spec.forge.repository or os.environ.get("GITHUB_REPOSITORY", "")
         return GitHubForge(spec.forge.api, named, os.environ.get("GITHUB_TOKEN", ""))
+    from tidegate.adapters.git import remote_url
+    from tidegate.adapters.local_forge import LocalForge
 
-    return _choose("forge", spec.forge.adapter, {"local": local, "github": github})
+    return LocalForge(Path(remote_url(checkout, spec.repository.remote)))

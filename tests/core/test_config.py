@@ -197,6 +197,24 @@ def test_a_price_that_is_none_is_refused(machine: str, told: str) -> None:
     assert "envs/staging/platform.yaml:" in str(refused.value)
 
 
+# ---------------------------------------------------------------- adapters
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("workloads:\n  adapter: podmn", "2: `workloads.adapter` can't be `podmn`. Did you mean `podman`?"),
+        ("router:\n  adapter: nginx", "2: `router.adapter` can't be `nginx`. Known: envoy."),
+        ("forge:\n  adapter: gitlab", "2: `forge.adapter` can't be `gitlab`. Did you mean `github`?"),
+        ("workloads:\n  memory: 1g", "1: memory, cpus and gpus are of containers; nothing limits a process"),
+        ("workloads: {gpus: all, adapter: supervisor}", "1: memory, cpus and gpus are of containers"),
+    ],
+)
+def test_whatever_reads_a_platform_refuses_an_adapter_that_means_nothing(text: str, told: str) -> None:
+    """Not the agent alone, later and in its log: doctor, up, image and status say it, with the line."""
+    with pytest.raises(ConfigError) as refused:
+        parse_platform({"envs/staging/platform.yaml": f"{text}\n"}, "staging")
+    assert str(refused.value).startswith(f"envs/staging/platform.yaml:{told}")
+
+
 # ---------------------------------------------------------------- whom is told what
 def test_people_are_told_by_default_when_a_rollout_waits_for_them() -> None:
     """Of what wants a person, nothing has to be asked for."""
