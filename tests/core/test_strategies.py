@@ -642,6 +642,15 @@ def test_a_source_that_says_nothing_holds_the_step_and_blames_nobody() -> None:
     until(world, Phase.VERIFIED)
 
 
+def test_pairs_are_asked_for_only_while_requests_are_mirrored() -> None:
+    """Their journal may be gone by the time of the switch, or days into a soak: that blinds no rollout."""
+    world = until(green(on_no_data="rollback"), Phase.PAUSED)
+    world.unmeasured = {"same": "no answer was journaled"}
+    world.run(100)
+    say(world, "approve", "production")
+    until(world, Phase.HEALTHY)
+
+
 def test_a_dry_runs_source_holds_nothing() -> None:
     """A check that never decides is not waited for."""
     dry = plan_like(SHADOW, checks=(ERRORS, msgspec.structs.replace(SAME, dry_run=True)))

@@ -15,6 +15,7 @@ import msgspec
 
 from tidegate.core import analysis, counts
 from tidegate.core.counts import Counts
+from tidegate.core.plan import PAIRED
 from tidegate.core.state import Arm, Mark, Note, Rollout, Seen
 from tidegate.core.strategies import Leg
 from tidegate.core.trying import UNITS, outcome_key
@@ -28,8 +29,12 @@ Row = TypeVar("Row", bound=tuple[int, ...])
 
 
 def asked_of_others(leg: Leg) -> tuple[str, ...]:
-    """Return the names that this leg needs counted by somebody else than the router (ports.Measures)."""
-    names = [check.name for check in leg.plan.checks if check.metric not in BY_THE_ROUTER]
+    """Return the names that this leg needs counted by somebody else than the router (ports.Measures).
+
+    Where nothing is mirrored there are no pairs: what was counted of them stays as it is.
+    """
+    nobodys = BY_THE_ROUTER if leg.mirror else BY_THE_ROUTER | PAIRED
+    names = [check.name for check in leg.plan.checks if check.metric not in nobodys]
     if leg.experiment and leg.plan.ab_test:
         names += [outcome_key(leg.plan.ab_test.outcome), UNITS]
     if leg.experiment and leg.plan.bandit:
