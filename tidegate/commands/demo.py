@@ -23,10 +23,11 @@ def demo(
     """Watch three releases go from git push towards production, and a bad one come back by itself.
 
     Everything is real and local: a forge with workflows under .tidegate/demo/, two planes, and users
-    that ask what the model's own demo.py says. Takes a few minutes and asks nothing. Example: tidegate demo
+    that ask what the model's own demo.py says. Takes a few minutes and asks nothing. A demo made before is
+    removed first. Example: tidegate demo --model my-model
     """
     from tidegate import wiring
-    from tidegate.demo import story, summary
+    from tidegate.demo import changes, story, summary
     from tidegate.demo.screen import Screen
     from tidegate.files import write_atomic
     from tidegate.ui.seen import snapshot
@@ -34,6 +35,7 @@ def demo(
 
     checkout = wiring.find_checkout()
     folder = wiring.home(checkout).root / "demo"
+    changes.shown(checkout, model)  # nothing of an earlier demo is lost to a name that is wrong
     story.clear(folder)
 
     def picture() -> Any:
