@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from tests.e2e.rig import MODEL, Traffic
+from tidegate import planes
 from tidegate.adapters.envoy import EnvoyRouter
 from tidegate.config import Home
-from tidegate.demo import story
+from tidegate.demo import changes, story
 from tidegate.forge.runs import Run, RunStore
 from tidegate.machine.layout import Layout
 
@@ -108,6 +112,41 @@ def to_staging(stage: story.Stage) -> str:
 def to_canary(stage: story.Stage) -> None:
     """Merge the promotion to the canary, once the gates of staging have passed."""
     stage.merge(stage.pull_request("canary"), "the gates of staging pass")
+
+
+@contextmanager
+def passengers(stage: story.Stage) -> Iterator[Flights]:
+    """Have real flights asked about, through production's router."""
+    story.rows(stage)
+    rows = tuple(json.loads(line) for line in (stage.folder / "rows.jsonl").read_text().splitlines())
+    with Flights(planes.url(Home(stage.home), "production"), RATE, rows=rows) as traffic:
+        stage.traffic = traffic  # type: ignore[assignment]
+        yield traffic
+
+
+def to_production(stage: story.Stage, good: str) -> None:
+    """Take a release from staging through the canary to production."""
+    to_canary(stage)
+    phase(stage, "canary", good, "Verified", "Healthy")
+    stage.merge(stage.pull_request("production"), "the canary held its objectives")
+    phase(stage, "production", good, "Healthy")
+
+
+def taken_back(stage: story.Stage) -> tuple[str, str]:
+    """Push the demo's bad change until the canary has rejected it; returns the release, and what was said."""
+    stage.git("pull", "--quiet", "--rebase", "origin", "main")
+    changes.apply(stage.clone, stage.shown.show.bad.edits)
+    said = release(stage, stage.shown.show.bad.what)
+    bad = to_staging(stage)
+    to_canary(stage)
+    phase(stage, "canary", bad, "RolledBack")
+    return bad, said
+
+
+def failed_only_by(traffic: Flights, bad: str, since: int) -> None:
+    """Some of the bad release's own answers failed, and no other's."""
+    assert traffic.failed(bad, since=since) == {}, "stable failed nobody"
+    assert any(not answer.ok and answer.release == bad for answer in traffic.answers[since:])
 
 
 def git_says(stage: story.Stage, path: str) -> Any:

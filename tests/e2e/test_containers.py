@@ -12,12 +12,20 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.e2e.job import RATE, Flights, cut_down, git_says, phase, release, to_canary, to_staging, weights
+from tests.e2e.job import (
+    cut_down,
+    failed_only_by,
+    git_says,
+    passengers,
+    release,
+    taken_back,
+    to_production,
+    to_staging,
+    weights,
+)
 from tests.e2e.rig import MODEL, ROOT
 from tests.images import OPTIONS, podman, usable
-from tidegate import planes
-from tidegate.config import Home
-from tidegate.demo import changes, story
+from tidegate.demo import story
 from tidegate.demo.screen import Screen
 from tidegate.machine import processes
 from tidegate.machine.containers import AT, mark
@@ -88,31 +96,18 @@ def test_releases_travel_as_containers(stage: story.Stage) -> None:
     stage.tidegate("up")
     print(f"{time.monotonic() - began:.0f} s: packaged, and its image built")
     good = to_staging(stage)
-    story.rows(stage)
-    rows = tuple(json.loads(line) for line in (stage.folder / "rows.jsonl").read_text().splitlines())
-    with Flights(planes.url(Home(stage.home), "production"), RATE, rows=rows) as traffic:
-        stage.traffic = traffic  # type: ignore[assignment]
-        to_canary(stage)
-        phase(stage, "canary", good, "Verified", "Healthy")
-        stage.merge(stage.pull_request("production"), "the canary held its objectives")
-        phase(stage, "production", good, "Healthy")
+    with passengers(stage) as traffic:
+        to_production(stage, good)
         print(f"{time.monotonic() - began:.0f} s: {good} in production")
         _recorded(stage, good)
         since = traffic.mark()
         _heals(stage, good)
-
-        stage.git("pull", "--quiet", "--rebase", "origin", "main")
-        changes.apply(stage.clone, stage.shown.show.bad.edits)
-        release(stage, "Count what passengers ask by season")
-        bad = to_staging(stage)
-        to_canary(stage)
-        phase(stage, "canary", bad, "RolledBack")
+        bad, _ = taken_back(stage)
         print(f"{time.monotonic() - began:.0f} s: {bad} rolled back")
         assert weights(stage, "production") == {good: 100}
         rejection = git_says(stage, f"envs/releases/{MODEL}/{bad}.rejected.yaml")
         assert (rejection["environment"], rejection["verdict"]) == ("canary", "FAIL")
-    assert traffic.failed(bad, since=since) == {}, "stable failed nobody"
-    assert any(not answer.ok and answer.release == bad for answer in traffic.answers[since:])
+    failed_only_by(traffic, bad, since)
     _seen(stage, good)
     stage.tidegate("down")
     assert _containers(stage) == []

@@ -10,25 +10,23 @@ from collections.abc import Iterator
 import pytest
 
 from tests.e2e.job import (
-    RATE,
-    Flights,
     cut_down,
+    failed_only_by,
     git_says,
-    phase,
+    passengers,
     push,
     release,
     said_by,
-    to_canary,
+    taken_back,
+    to_production,
     to_staging,
     wanted,
     weights,
 )
 from tests.e2e.rig import MODEL, ROOT, eventually
-from tidegate import planes
 from tidegate.adapters.local_forge import LocalForge
 from tidegate.adapters.mlflow import MlflowRegistry
-from tidegate.config import Home
-from tidegate.demo import changes, story
+from tidegate.demo import story
 from tidegate.demo.screen import Screen
 from tidegate.machine import processes
 from tidegate.machine.layout import INSTANCE
@@ -59,33 +57,20 @@ def test_from_push_to_production_and_back_by_itself(stage: story.Stage) -> None:
     stage.tidegate("up")
     print(f"{time.monotonic() - began:.0f} s: packaged")
     good = to_staging(stage)
-    story.rows(stage)
-    rows = tuple(json.loads(line) for line in (stage.folder / "rows.jsonl").read_text().splitlines())
-    with Flights(planes.url(Home(stage.home), "production"), RATE, rows=rows) as traffic:
-        stage.traffic = traffic  # type: ignore[assignment]
-        to_canary(stage)
-        phase(stage, "canary", good, "Verified", "Healthy")
-        stage.merge(stage.pull_request("production"), "the canary held its objectives")
-        phase(stage, "production", good, "Healthy")
+    with passengers(stage) as traffic:
+        to_production(stage, good)
         print(f"{time.monotonic() - began:.0f} s: {good} in production")
         since = traffic.mark()
-
-        stage.git("pull", "--quiet", "--rebase", "origin", "main")
-        changes.apply(stage.clone, stage.shown.show.bad.edits)
-        said = release(stage, "Count what passengers ask by season")
+        bad, said = taken_back(stage)
         assert TRAIN not in said, "the model did not change"
-        bad = to_staging(stage)
         assert bad != good
-        to_canary(stage)
-        phase(stage, "canary", bad, "RolledBack")
         print(f"{time.monotonic() - began:.0f} s: {bad} rolled back")
         _agree(stage, good, bad)
         _unrelated(stage, bad)
         time.sleep(1)
         assert traffic.alive()
     print(f"{time.monotonic() - began:.0f} s: the end")
-    assert traffic.failed(bad, since=since) == {}, "stable failed nobody"
-    assert any(not answer.ok and answer.release == bad for answer in traffic.answers[since:])
+    failed_only_by(traffic, bad, since)
     assert traffic.by(good) > 200
     _down(stage)
 
