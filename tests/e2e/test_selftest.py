@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.repo.test_added_gate import added_to
-from tidegate import gating, plumbing, report
+from tidegate import gating, params, plumbing, report
 from tidegate.core.verdict import Verdict
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(2400)]
@@ -81,15 +81,16 @@ def test_every_gate_notices_every_fault(clone: Path) -> None:
     assert set(Counter(one["gate"] for one in found)) == set(gating.BUILTIN)
 
 
-def test_the_pipelines_reports_are_what_the_schema_says(clone: Path) -> None:
-    """Each report that `dvc repro` left validates against `tidegate schema report`."""
+@pytest.mark.parametrize("model", params.load(ROOT).models)
+def test_the_pipelines_reports_are_what_the_schema_says(clone: Path, model: str) -> None:
+    """Each report that `dvc repro` left of each model validates against `tidegate schema report`."""
     import jsonschema
 
     shown = run(clone, sys.executable, "-m", "tidegate", "schema", "report").stdout
     checker = jsonschema.Draft202012Validator(json.loads(shown))
-    found = sorted((clone / "build" / MODEL / "gates").rglob("*.json"))
+    found = sorted((clone / "build" / model / "gates").rglob("*.json"))
     named = {path.stem for path in found if path.with_suffix(".md").is_file()}
-    assert {"data", "drift", "quality", "slices", "artifact", "added"} <= named
+    assert {"data", "drift", "quality", "slices", "variants", "artifact", "added"} <= named
     for path in found:
         if path.stem in named:  # beside the reports lie what they link to, as the bill of materials
             checker.validate(json.loads(path.read_text()))
@@ -106,7 +107,7 @@ def test_a_gate_of_ones_own_holds_the_pipeline(clone: Path) -> None:
     done = run(clone, sys.executable, "-m", "tidegate", "gate", "selftest", MODEL, "--json", "--gate", name)
     assert done.returncode == 0, done.stdout + done.stderr
     assert [one["verdict"] for one in json.loads(done.stdout)] == ["FAIL", "ERROR"]
-    params = clone / "params.yaml"
-    params.write_text(params.read_text().replace("days: 31", "days: 0"))
+    settings = clone / "params.yaml"
+    settings.write_text(settings.read_text().replace("days: 31", "days: 0"))
     assert run(clone, *stage).returncode != 0
     assert report.read_report(path).verdict is Verdict.FAIL
