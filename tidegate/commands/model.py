@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
 
 from tidegate import wiring
+from tidegate.errors import ConfigError
+
+if TYPE_CHECKING:
+    from tidegate.core.strategies import Leg
 
 Model = Annotated[str, typer.Argument(help="The model's name, as in params.yaml.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
@@ -49,7 +55,18 @@ def add(
     for path, text in planned.files.items():
         typer.echo(f"{path:44} {text.count(chr(10)):4} lines")
     typer.echo(f"params.yaml, from line {planned.line}")
+    with contextlib.suppress(ConfigError):  # an envs/ that can't be read is told by what needs it
+        waits = sum(leg.pause.min_requests for leg in _canary(checkout, name))
+        typer.echo(f"its canary waits for {waits} requests, or what envs/canary/rollout.yaml says of it")
     typer.echo("nothing is written (--dry-run)" if dry_run else f"try it: dvc repro evaluate@{name}")
+
+
+def _canary(checkout: Path, name: str) -> tuple[Leg, ...]:
+    """Return the legs that a model's canary travels beside a stable release."""
+    from tidegate import config
+    from tidegate.core.strategies import legs
+
+    return legs(config.load(checkout).environments["canary"].plan(name), "canary", "stable")
 
 
 @model.command("remove")
