@@ -42,7 +42,7 @@ check: $(READY)
 	@$(BIN)/actionlint
 	@$(BIN)/zizmor --offline --quiet .github
 
-# ONLY=name runs one entry. Service and agent are measured with the real model, so all of them need it made.
+# ONLY="name …" runs some entries. Service and agent are measured with the real model, so all of them need it made.
 bench: $(READY)
 	@$(if $(ONLY),,PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro)
 	@$(BIN)/python -m bench $(if $(ONLY),--only $(ONLY))

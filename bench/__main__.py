@@ -37,22 +37,24 @@ def main() -> int:
     """Run the chosen entries and tell their numbers."""
     names = [name for group in GROUPS for name in group.names]
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("--only", metavar="NAME", help=f"one of: {', '.join(names)}")
+    parser.add_argument("--only", metavar="NAME", nargs="+", help=f"some of: {', '.join(names)}")
     parser.add_argument("--json", action="store_true", help="print the list of entries as JSON")
     arguments = parser.parse_args()
-    if arguments.only and arguments.only not in names:
-        close = difflib.get_close_matches(arguments.only, names, n=1)
-        hint = f" Did you mean `{close[0]}`?" if close else ""
-        parser.error(f"no entry is called `{arguments.only}`.{hint} Known: {', '.join(names)}.")
+    only = arguments.only or names
+    for name in only:
+        if name not in names:
+            close = difflib.get_close_matches(name, names, n=1)
+            hint = f" Did you mean `{close[0]}`?" if close else ""
+            parser.error(f"no entry is called `{name}`.{hint} Known: {', '.join(names)}.")
     rows: list[dict[str, Any]] = []
     for group in GROUPS:
-        if arguments.only and arguments.only not in group.names:
+        if not set(only) & set(group.names):
             continue
         print(f"measuring {', '.join(group.names)} …", file=sys.stderr, flush=True)
         began = time.monotonic()
         found = run(group)
         print(f"  {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
-        rows += [row for row in found if not arguments.only or row["name"] == arguments.only]
+        rows += [row for row in found if row["name"] in only]
     path = Home.find(Path.cwd()).root / "bench.json"
     write_atomic(path, json.dumps(_merged(path, rows, names), indent=1) + "\n")
     if arguments.json:
