@@ -297,13 +297,6 @@ def test_doctor_asks_for_the_engine_and_the_images(engine: None, tmp_path: Path)
     assert list(doctor.check_containers(Home(tmp_path), {"staging": Platform()}, desired)) == []
 
 
-def test_limits_of_a_process_are_refused(tmp_path: Path) -> None:
-    """supervisord would ignore them: what is said must be what holds."""
-    spec = msgspec.convert({"plane": "staging", "workloads": {"memory": "1g"}}, Platform)
-    with pytest.raises(ConfigError, match="nothing limits a process"):
-        wiring.workloads(spec, Home(tmp_path))
-
-
 @pytest.mark.parametrize(
     ("stores", "words"),
     [
