@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -71,11 +73,17 @@ class Checkout:
 
 
 @pytest.fixture
-def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Checkout:
-    for name in [name for name in sys.modules if name.partition(".")[0] == "gates"]:
-        monkeypatch.delitem(sys.modules, name)  # of another checkout
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Checkout]:
+    others = _without_gates()  # of another checkout
     monkeypatch.syspath_prepend(tmp_path / "checkout")
-    return Checkout(tmp_path / "checkout")
+    yield Checkout(tmp_path / "checkout")
+    _without_gates()  # this one's: no later test may take them for its own
+    sys.modules.update(others)
+
+
+def _without_gates() -> dict[str, ModuleType]:
+    """Forget every gate that is imported; returns them."""
+    return {name: sys.modules.pop(name) for name in [*sys.modules] if name.partition(".")[0] == "gates"}
 
 
 def test_all_gates_are_asked_in_their_order(checkout: Checkout) -> None:
