@@ -56,9 +56,14 @@ class WorkloadsSpec(_Spec, frozen=True):
     loaded_memory_mb: Annotated[float, msgspec.Meta(ge=0, le=1e9)] = 4096.0
 
     def __post_init__(self) -> None:
-        if self.adapter == "supervisor" and any((self.memory, self.cpus, self.gpus)):
+        if not self.contained and any((self.memory, self.cpus, self.gpus)):
             text = "memory, cpus and gpus are of containers; nothing limits a process"
             raise ValueError(f"{text}. Take them out, or set `adapter: podman` (or docker)")
+
+    @property
+    def contained(self) -> bool:
+        """Whether releases run as containers, by the engine that `adapter` names."""
+        return self.adapter != "supervisor"
 
 
 class AgentSpec(_Spec, frozen=True):

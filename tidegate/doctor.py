@@ -219,7 +219,7 @@ def check_containers(
     """Whether each engine that runs releases answers, and has the images of what Git names."""
     asked: set[str] = set()
     for name, spec in platforms.items():
-        if not wiring.in_containers(spec):
+        if not spec.workloads.contained:
             continue
         try:
             recipe = wiring.recipe(spec, where)

@@ -121,14 +121,14 @@ class Subject(Generic[S]):
     def serve(self, record: ReleaseRecord) -> AbstractContextManager[copies.Copy]:
         """Serve a copy of a release as staging does, for the length of a `with` block."""
         spec, home = wiring.platform(self.root, "staging"), wiring.home(self.root)
-        if wiring.in_containers(spec):
+        if spec.workloads.contained:
             return copies.contain(wiring.recipe(spec, home), self._with_images(record))
         return copies.serve(self._store(), record)
 
     def image_bytes(self, record: ReleaseRecord) -> int | None:
         """Return the size of a release's image, None where staging runs processes. Raises ReleaseNotFound."""
         spec, home = wiring.platform(self.root, "staging"), wiring.home(self.root)
-        if not wiring.in_containers(spec):
+        if not spec.workloads.contained:
             return None
         return wiring.recipe(spec, home).image(self._with_images(record)).size
 

@@ -109,7 +109,7 @@ class Making:
 
 def variant_of(spec: config.Platform) -> str:
     """Return the variant that an environment runs as containers; "" where it runs processes."""
-    if spec.workloads.adapter not in ("podman", "docker"):
+    if not spec.workloads.contained:
         return ""
     return "gpu" if spec.workloads.gpus else "cpu"
 
@@ -128,7 +128,7 @@ def making(
     said = {name: spec.images for name, spec in asked.items()}
     # An image that another engine built is not there for the one that has to run it.
     engines = {
-        name: one.engine or (asked[name].workloads.adapter if variant_of(asked[name]) else "podman")
+        name: one.engine or (asked[name].workloads.adapter if asked[name].workloads.contained else "podman")
         for name, one in said.items()
     }
     key = "gpuBase" if variant == "gpu" else "base"

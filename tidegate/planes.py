@@ -200,8 +200,8 @@ def _choose_port(checkout: Path, at: Layout) -> int:
 
 def _hand_over(checkout: Path, at: Layout) -> None:
     """Forget what others kept: after a change of the adapter, what it ran would be started beside the new."""
-    adapter = _platform(checkout, at.plane).workloads.adapter
-    mine = WORKLOADS if adapter == "supervisor" else adapter
+    workloads = _platform(checkout, at.plane).workloads
+    mine = workloads.adapter if workloads.contained else WORKLOADS
     for kept in (WORKLOADS, *ENGINES):
         placements = Placements(at.folder, kept)
         placements.tidy()

@@ -69,7 +69,7 @@ def workloads(spec: config.Platform, where: config.Home) -> ports.Workloads:
     from tidegate.machine.layout import Layout
 
     targets = Layout(where, spec.plane).targets
-    if in_containers(spec):
+    if spec.workloads.contained:
         from tidegate.adapters.containers import ContainerWorkloads
         from tidegate.machine.containers import mark
 
@@ -103,11 +103,6 @@ def _shown(spec: config.Platform, where: config.Home) -> object:
     store = features(spec, where)
     store.read([])
     return store
-
-
-def in_containers(spec: config.Platform) -> bool:
-    """Tell whether an environment's releases run as containers."""
-    return bool(images.variant_of(spec))
 
 
 def recipe(spec: config.Platform, where: config.Home) -> Recipe:

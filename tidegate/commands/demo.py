@@ -27,7 +27,7 @@ def demo(
     removed first. Example: tidegate demo --model my-model
     """
     from tidegate import wiring
-    from tidegate.demo import changes, story, summary
+    from tidegate.demo import story, summary
     from tidegate.demo.screen import Screen
     from tidegate.files import write_atomic
     from tidegate.ui.seen import snapshot
@@ -35,8 +35,6 @@ def demo(
 
     checkout = wiring.find_checkout()
     folder = wiring.home(checkout).root / "demo"
-    changes.shown(checkout, model)  # nothing of an earlier demo is lost to a name that is wrong
-    story.clear(folder)
 
     def picture() -> Any:
         return render(snapshot(stage.clone)) if (stage.home / "state.db").exists() else ""
@@ -44,8 +42,10 @@ def demo(
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # each must leave no process behind
         signal.signal(number, signal.default_int_handler)
     began = time.time()
-    with Screen(picture) as screen:
-        stage = story.Stage(checkout, folder, screen, model)
+    screen = Screen(picture)
+    stage = story.Stage(checkout, folder, screen, model)  # a wrong name loses nothing of an earlier demo
+    story.clear(folder)
+    with screen:
         try:
             story.tell(stage)
             time.sleep(5)  # the crowd goes on for a moment under the last release

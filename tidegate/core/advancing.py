@@ -9,7 +9,7 @@ over (`trying`), and a person may have to say when the next one begins.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 
 import msgspec
 
@@ -76,7 +76,7 @@ def advance(
     leg, coming = leg_at(planned, rollout), following(planned, rollout)
     if rollout.paused:
         return _paused(rollout, rollout.paused, since)
-    waiting = _waiting(rollout, leg, results, _to_prove(leg, coming), now - (rollout.entered or now))
+    waiting = _waiting(rollout, leg, coming, results, now - (rollout.entered or now))
     if results.read:  # what is decided and told goes by the numbers of this look
         rollout = with_numbers(rollout, results)
     if leg.experiment:
@@ -130,10 +130,10 @@ def _to_prove(leg: Leg, coming: Leg | None) -> frozenset[str]:
     With the last leg of a strategy these are all, and with the last one that is mirrored those that compare
     pairs. Where nothing is mirrored any more those have been proven, or never will be.
     """
-    ends = coming is None or coming.stage != leg.stage
-    compared = leg.mirror > 0 and (ends or coming is None or not coming.mirror)
+    after = coming if coming and coming.stage == leg.stage else None
+    compared = leg.mirror > 0 and not (after and after.mirror)
     aims = aims_of(leg.plan.checks)
-    return frozenset(aim.name for aim in aims if (compared if aim.check.metric in PAIRED else ends))
+    return frozenset(a.name for a in aims if (compared if a.check.metric in PAIRED else after is None))
 
 
 def _passed(results: Results) -> str:
@@ -142,14 +142,15 @@ def _passed(results: Results) -> str:
     return "; not proven: ".join(["every step passed", *open_ones])
 
 
-def _waiting(rollout: Rollout, leg: Leg, results: Results, proven: Collection[str], held: float) -> str:
-    """Say what this leg still waits for, or nothing; `proven` names the checks that have to be."""
+def _waiting(rollout: Rollout, leg: Leg, coming: Leg | None, results: Results, held: float) -> str:
+    """Say what this leg still waits for, or nothing."""
     if held < leg.pause.duration:
         return f"pause {held:.0f} of {leg.pause.duration:.0f} s"
     if rollout.seen < leg.pause.min_requests:
         return f"{rollout.seen} of {leg.pause.min_requests} requests"
     if rollout.step < 0 or not (leg.weight or leg.mirror):
         return ""  # nothing reaches it yet: nothing can be proven
+    to_prove = _to_prove(leg, coming)
     for result in results:
         if not (result.blocking and result.applicable):
             continue
@@ -157,7 +158,7 @@ def _waiting(rollout: Rollout, leg: Leg, results: Results, proven: Collection[st
             return result.reason
         if result.against:
             return f"held, something speaks against it: {result.reason}"
-        if result.name in proven and result.verdict is not Verdict.PASS:
+        if result.name in to_prove and result.verdict is not Verdict.PASS:
             return f"not proven yet: {result.reason}"
     return ""
 
